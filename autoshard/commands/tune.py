@@ -1,0 +1,151 @@
+"""`autoshard tune TARGET --slice SLICE`: search a plan, refine it as far as this machine can, write it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from autoshard.commands.command import OK, Command, add_format
+from autoshard.explain import explain
+from autoshard.explain_text import to_text
+from autoshard.plan_file import check_writable
+from autoshard.progress import Progress
+from autoshard.tune_result import TuneResult, to_json
+from autoshard.units import format_seconds
+
+_LOCAL = "local"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("target", metavar="TARGET", help="the function, as MODULE_OR_FILE:FUNCTION")
+    parser.add_argument(
+        "--slice",
+        required=True,
+        help="chips to plan for: v4:4x4x4, v5e:4x4, 2*v5e:16x16, h100:8, cpu:8, local",
+    )
+    parser.add_argument(
+        "--inputs",
+        metavar="TARGET",
+        help="function that returns the abstract arguments",
+    )
+    parser.add_argument("-o", "--output", metavar="PLAN", help="plan file to write")
+    parser.add_argument("--objective", choices=("latency",), default="latency", help="what to minimise")
+    parser.add_argument(
+        "--refine",
+        choices=("none", "compile", "time", "auto"),
+        default="auto",
+        help="take the best candidates to nothing, to the compiler, to the hardware, or as far as this machine "
+        "can (default)",
+    )
+    parser.add_argument(
+        "--top-k", type=_positive, default=5, metavar="K", help="candidates to refine (default: 5)"
+    )
+    parser.add_argument(
+        "--mesh",
+        choices=("native", "search"),
+        default="native",
+        help="one axis per torus dim, or search factors",
+    )
+    parser.add_argument(
+        "--trials", type=_positive, default=16, metavar="N", help="meshes to try (default: 16)"
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        default=os.environ.get("OPTUNA_STORAGE"),
+        help="where trials are kept, so that a run resumes: sqlite:///tune.db (default: $OPTUNA_STORAGE)",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=_seconds,
+        metavar="SECONDS",
+        help="stop the search then, with the best plan so far",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the search (default: 0)")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    add_format(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Tune, write the plan, print the result."""
+    if arguments.output is not None:
+        check_writable(arguments.output)
+    if arguments.slice != _LOCAL:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process plans; only its children need devices
+    progress = Progress(quiet=arguments.quiet)
+    try:
+        result = _tune(arguments, progress)
+    finally:
+        progress.close()
+    if arguments.output is not None:
+        result.plan.save(arguments.output)
+    print(
+        to_json(result, arguments.output) if arguments.format == "json" else _text(result, arguments.output)
+    )
+    return OK
+
+
+def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
+    from autoshard.tuning import tune_target
+
+    return tune_target(
+        arguments.target,
+        slice=arguments.slice,
+        inputs=arguments.inputs,
+        objective=arguments.objective,
+        refine=arguments.refine,
+        top_k=arguments.top_k,
+        mesh=arguments.mesh,
+        trials=arguments.trials,
+        storage=arguments.storage,
+        time_limit_seconds=arguments.time_limit,
+        seed=arguments.seed,
+        progress=progress,
+    )
+
+
+def _text(result: TuneResult, plan_path: str | None) -> str:
+    written = f"plan written to {plan_path}" if plan_path else "plan not written: give -o PLAN to keep it"
+    return (
+        f"{to_text(explain(result.plan))}\n\n{written}; search took {format_seconds(result.search_seconds)}, "
+        f"the whole run {format_seconds(result.total_seconds)}"
+    )
+
+
+def _kept(arguments: argparse.Namespace) -> str:
+    if arguments.storage:
+        return (
+            f"no plan was written; finished trials are kept in {arguments.storage}: the same command resumes"
+        )
+    return (
+        "no plan was written and nothing was kept: give --storage sqlite:///tune.db to make a run resumable"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got `{text}`")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got `{text}`")
+    return seconds
+
+
+COMMAND = Command(
+    name="tune",
+    summary="search, refine and write the plan of a function for a slice",
+    examples="""\
+  autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs -o plans/decode.json
+  autoshard tune mypackage.model:step --slice v4:4x4x4 --refine none --format json""",
+    add_arguments=add_arguments,
+    run=run,
+    kept=_kept,
+)

@@ -1,0 +1,212 @@
+"""What a plan says, worked out from the plan alone: where a step's time goes and how good the plan is.
+
+One execution of an einsum takes ``max(compute, HBM) + exposed fraction * ICI`` seconds, the model's own
+formula; its share of the step is that, times its trips, over the predicted step time. Model flops utilisation
+is ``flops per chip / (seconds * peak flops per second)``, and a token costs ``chips * seconds / tokens``. The
+three step times stay apart: *predicted* by the model, *estimated* by the compiler, *measured* on hardware.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from autoshard.cost.slices import parse_slice
+from autoshard.errors import SliceError, UnknownChipError
+from autoshard.plan import Plan
+from autoshard.plan_records import (
+    CollectiveRecord,
+    Coverage,
+    EinsumRecord,
+    Measurement,
+    RunnerUp,
+    TensorRecord,
+    Versions,
+)
+from autoshard.units import format_seconds
+
+Bound = Literal["compute", "HBM", "ICI"]
+
+_MFU_DTYPE = "bfloat16"
+_NOT_RUN = "it was not asked for"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One einsum, or one constrained tensor; times are for one execution.
+
+    Attributes:
+        layout: an einsum's layout in the paper's notation; a tensor's name and spec.
+        source: where the user wrote it.
+        trips: how often it runs in a step.
+        compute_seconds: time of the matrix units.
+        hbm_seconds: time of the HBM traffic.
+        ici_seconds: time of the collectives.
+        seconds: time with overlap.
+        bound: what takes longest.
+        share: part of the predicted step time, all trips.
+        collectives: what moves.
+    """
+
+    layout: str
+    source: str
+    trips: int
+    compute_seconds: float
+    hbm_seconds: float
+    ici_seconds: float
+    seconds: float
+    bound: Bound
+    share: float
+    collectives: tuple[CollectiveRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """What one tier says of the step; everything is None, and `skipped` says why, where it did not run."""
+
+    tier: Literal["predicted", "estimated", "measured"]
+    seconds: float | None = None
+    mfu: float | None = None
+    chip_milliseconds_per_token: float | None = None
+    source: str | None = None
+    skipped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """HBM of one chip, bytes; `source` says who counted `bytes_per_chip`, `by_kind` is the model's."""
+
+    bytes_per_chip: int
+    limit_bytes: int
+    source: Literal["compiler", "model"]
+    by_kind: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All that `autoshard explain` prints; `other_share` is the step time outside the listed operations."""
+
+    function: str
+    slice: str
+    n_chips: int
+    mesh: dict[str, int]
+    objective: str
+    created_by: str
+    versions: Versions
+    einsums: tuple[Operation, ...]
+    tensors: tuple[Operation, ...]
+    other_share: float
+    step_times: tuple[StepTime, ...]
+    lower_bound_seconds: float
+    gap: float
+    tokens: int | None
+    memory: Memory
+    runners_up: tuple[RunnerUp, ...]
+    coverage: Coverage
+
+
+def explain(plan: Plan) -> Explanation:
+    """Return what a plan says, worked out from the plan alone."""
+    einsums = tuple(_einsum(plan, record) for record in plan.einsums)
+    tensors = tuple(_tensor(plan, record) for record in plan.tensors)
+    return Explanation(
+        function=plan.function.name,
+        slice=plan.slice,
+        n_chips=plan.n_chips,
+        mesh={axis.name: axis.size for axis in plan.mesh_axes},
+        objective=plan.objective,
+        created_by=plan.created_by,
+        versions=plan.versions,
+        einsums=einsums,
+        tensors=tensors,
+        other_share=max(0.0, 1.0 - sum(operation.share for operation in einsums + tensors)),
+        step_times=_step_times(plan),
+        lower_bound_seconds=plan.predicted.lower_bound_seconds,
+        gap=plan.gap,
+        tokens=plan.predicted.tokens,
+        memory=_memory(plan),
+        runners_up=plan.runners_up,
+        coverage=plan.coverage,
+    )
+
+
+def _einsum(plan: Plan, record: EinsumRecord) -> Operation:
+    return _operation(plan, record, record.layout, record.compute_seconds)
+
+
+def _tensor(plan: Plan, record: TensorRecord) -> Operation:
+    return _operation(plan, record, f"{record.name} [{record.spec}]", 0.0)
+
+
+def _operation(
+    plan: Plan, record: EinsumRecord | TensorRecord, layout: str, compute_seconds: float
+) -> Operation:
+    exposed_ici_seconds = plan.predicted.exposed_ici_fraction * record.ici_seconds
+    seconds = max(compute_seconds, record.hbm_seconds) + exposed_ici_seconds
+    step_seconds = plan.predicted.seconds
+    return Operation(
+        layout=layout,
+        source=record.source,
+        trips=record.trips,
+        compute_seconds=compute_seconds,
+        hbm_seconds=record.hbm_seconds,
+        ici_seconds=record.ici_seconds,
+        seconds=seconds,
+        bound=_bound(compute_seconds, record.hbm_seconds, exposed_ici_seconds),
+        share=record.trips * seconds / step_seconds if step_seconds > 0 else 0.0,
+        collectives=record.collectives,
+    )
+
+
+def _bound(compute_seconds: float, hbm_seconds: float, exposed_ici_seconds: float) -> Bound:
+    if exposed_ici_seconds > max(compute_seconds, hbm_seconds):
+        return "ICI"
+    return "compute" if compute_seconds > hbm_seconds else "HBM"
+
+
+def _step_times(plan: Plan) -> tuple[StepTime, ...]:
+    return (
+        _step_time(plan, "predicted", plan.predicted_seconds, "the analytical model"),
+        _step_time(plan, "estimated", plan.estimated_seconds, "the compiler's schedule; not hardware"),
+        _step_time(plan, "measured", plan.measured_seconds, _runs(plan.measured)),
+    )
+
+
+def _runs(measured: Measurement | None) -> str:
+    if measured is None:
+        return ""
+    spread = format_seconds(measured.spread_seconds)
+    return f"{measured.runs} runs on {measured.device_kind}, spread {spread}"
+
+
+def _step_time(
+    plan: Plan, tier: Literal["predicted", "estimated", "measured"], seconds: float | None, source: str
+) -> StepTime:
+    if seconds is None:
+        return StepTime(tier, skipped=plan.skipped.get(tier, _NOT_RUN))
+    tokens = plan.predicted.tokens
+    return StepTime(
+        tier=tier,
+        seconds=seconds,
+        mfu=_mfu(plan, seconds),
+        chip_milliseconds_per_token=1e3 * plan.n_chips * seconds / tokens if tokens else None,
+        source=source,
+    )
+
+
+def _mfu(plan: Plan, seconds: float) -> float | None:
+    """Model flops utilisation; None where this version does not know the chip or the time is zero."""
+    try:
+        peak = parse_slice(plan.slice).chip.peak(_MFU_DTYPE)
+    except (SliceError, UnknownChipError):
+        return None
+    return plan.predicted.flops_per_chip / (seconds * peak) if seconds > 0 else None
+
+
+def _memory(plan: Plan) -> Memory:
+    return Memory(
+        bytes_per_chip=plan.hbm_bytes_per_chip,
+        limit_bytes=plan.predicted.hbm_limit_bytes,
+        source="compiler" if plan.estimated else "model",
+        by_kind=plan.predicted.hbm_by_kind,
+    )

@@ -1,0 +1,150 @@
+"""An explanation as text or as JSON: the same facts for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from autoshard.explain import Explanation, Memory, Operation, StepTime
+from autoshard.plan_records import Coverage, RunnerUp, Versions
+from autoshard.text_table import align
+from autoshard.units import format_bytes, format_percent, format_seconds, three_digits
+
+_OPERATION_HEADING = ("source", "trips", "compute", "HBM", "ICI", "bound", "share")
+_RUNNER_UP_HEADING = ("runner-up", "predicted", "estimated", "measured", "HBM per chip", "status")
+_TIMES_NOTE = (
+    "Times and bytes are for one execution on one chip; the share is of the predicted step, all trips."
+)
+_NEGLIGIBLE_SHARE = 0.0005
+
+
+def to_json(explanation: Explanation) -> str:
+    """Return the explanation as a JSON object, times in seconds and memory in bytes."""
+    return json.dumps(msgspec.to_builtins(explanation), indent=2, ensure_ascii=False)
+
+
+def to_text(explanation: Explanation) -> str:
+    """Return the explanation as aligned text."""
+    blocks = [
+        _header(explanation),
+        [_TIMES_NOTE],
+        _operations("einsum", explanation.einsums),
+        _operations("tensor", explanation.tensors),
+        _totals(explanation),
+        _runners_up(explanation.runners_up),
+        _coverage(explanation.coverage),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _header(explanation: Explanation) -> list[str]:
+    mesh = " ".join(f"{name}={size}" for name, size in explanation.mesh.items())
+    return [
+        f"{explanation.function} on {explanation.slice}: {explanation.n_chips} chips, mesh {mesh}, "
+        f"objective {explanation.objective}",
+        f"made by {explanation.created_by} with {_versions(explanation.versions)}",
+    ]
+
+
+def _versions(versions: Versions) -> str:
+    libtpu = f"libtpu {versions.libtpu}" if versions.libtpu else "no libtpu"
+    return f"jax {versions.jax}, jaxlib {versions.jaxlib}, {libtpu}"
+
+
+def _operations(title: str, operations: Sequence[Operation]) -> list[str]:
+    """One line per operation (times of one execution), its collectives indented below."""
+    if not operations:
+        return []
+    rows = [(title, *_OPERATION_HEADING), *map(_operation_cells, operations)]
+    heading, *lines = align(rows, right=(2, 3, 4, 5, 7))
+    return [
+        heading,
+        *(line for pair in zip(lines, operations, strict=True) for line in _with_collectives(*pair)),
+    ]
+
+
+def _operation_cells(operation: Operation) -> tuple[str, ...]:
+    return (
+        operation.layout,
+        operation.source,
+        str(operation.trips),
+        format_seconds(operation.compute_seconds),
+        format_seconds(operation.hbm_seconds),
+        format_seconds(operation.ici_seconds),
+        operation.bound,
+        format_percent(operation.share),
+    )
+
+
+def _with_collectives(line: str, operation: Operation) -> Iterator[str]:
+    yield line
+    for each in operation.collectives:
+        yield (
+            f"    {each.kind}({each.axes}) of {each.tensor}: {format_bytes(each.bytes_per_chip)} per chip, "
+            f"{format_seconds(each.seconds)}"
+        )
+
+
+def _totals(explanation: Explanation) -> list[str]:
+    lines = align([_step_time_cells(each) for each in explanation.step_times])
+    bound = f"{format_seconds(explanation.lower_bound_seconds)} (gap {format_percent(explanation.gap)})"
+    lines.append(f"lower bound {bound}: by the model, no plan of the searched space is faster than that")
+    if explanation.other_share > _NEGLIGIBLE_SHARE:
+        lines.append(
+            f"outside the rows above: {format_percent(explanation.other_share)} of the predicted time"
+        )
+    return [*lines, *_memory(explanation.memory)]
+
+
+def _step_time_cells(step: StepTime) -> tuple[str, ...]:
+    if step.seconds is None:
+        return step.tier, "-", "", "", f"not run: {step.skipped}"
+    per_token = step.chip_milliseconds_per_token
+    return (
+        step.tier,
+        format_seconds(step.seconds),
+        f"MFU {format_percent(step.mfu)}",
+        "" if per_token is None else f"{three_digits(per_token)} chip-ms per token",
+        step.source or "",
+    )
+
+
+def _memory(memory: Memory) -> list[str]:
+    used = memory.bytes_per_chip / memory.limit_bytes if memory.limit_bytes else None
+    kinds = ", ".join(f"{kind} {format_bytes(count)}" for kind, count in memory.by_kind.items())
+    lines = [
+        f"HBM per chip {format_bytes(memory.bytes_per_chip)} of {format_bytes(memory.limit_bytes)} "
+        f"({format_percent(used)}), counted by the {memory.source}"
+    ]
+    return [*lines, f"    by the model: {kinds}"] if kinds else lines
+
+
+def _runners_up(runners_up: Sequence[RunnerUp]) -> list[str]:
+    if not runners_up:
+        return []
+    return align([_RUNNER_UP_HEADING, *map(_runner_up_cells, runners_up)], right=(1, 2, 3, 4))
+
+
+def _runner_up_cells(runner_up: RunnerUp) -> tuple[str, ...]:
+    return (
+        runner_up.summary,
+        format_seconds(runner_up.predicted_seconds),
+        format_seconds(runner_up.estimated_seconds),
+        format_seconds(runner_up.measured_seconds),
+        format_bytes(runner_up.hbm_bytes_per_chip),
+        runner_up.status,
+    )
+
+
+def _coverage(coverage: Coverage) -> list[str]:
+    understood = (
+        f"coverage: {coverage.einsums} einsums among {coverage.equations} equations, "
+        f"{format_percent(coverage.flops_fraction)} of the flops"
+    )
+    unruled = [
+        f"    replicated for want of a rule: {each.primitive}, {each.count} times, {format_bytes(each.bytes)}"
+        for each in coverage.unruled
+    ]
+    return [understood, *unruled]

@@ -1,0 +1,238 @@
+"""The parts of a plan: what a plan file says, field by field.
+
+Every part is a frozen record, known by its field names alone. A record never changes its file: field order is
+the order in the file, floats are held to 6 significant digits (what the file holds), and numbers that JSON
+cannot express are refused. So a plan equals the plan that is loaded back, and writing it again gives the same
+bytes.
+
+Times and bytes of an einsum or a tensor are for *one* execution; `trips` says how often it runs in a step (a
+`scan` body is listed once). Times are seconds, `*_per_chip` counts are for one chip.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from autoshard.errors import PlanError
+
+SIGNIFICANT_DIGITS = 6
+"""Floats of a plan are held to this many significant digits: the last bits must not change a file."""
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of a plan whose floats are rounded to what the plan file holds."""
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if isinstance(value, float):
+                force_setattr(self, field, _rounded(value, f"{type(self).__name__}.{field}"))
+
+
+def _rounded(value: float, name: str) -> float:
+    if not math.isfinite(value):
+        raise PlanError(f"`{name}` is {value}, which a plan file cannot hold: expected a finite number.")
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+class SchemaRecord(Record, frozen=True, kw_only=True):
+    """Which form the file has: another `version` cannot be read, a newer `revision` only adds fields."""
+
+    version: int = 1
+    revision: int = 0
+
+
+class FunctionRecord(Record, frozen=True, kw_only=True):
+    """The function that was planned.
+
+    Attributes:
+        name: its name.
+        target: `MODULE_OR_FILE:FUNCTION` that loads it, where it is known.
+        inputs: `MODULE_OR_FILE:FUNCTION` that gives its abstract inputs, where it is known.
+        fingerprint: hash of the normalised jaxpr.
+        tree_in: `str` of the tree structure of the tuple of positional arguments.
+        tree_out: `str` of the tree structure of the result.
+    """
+
+    name: str
+    target: str | None = None
+    inputs: str | None = None
+    fingerprint: str
+    tree_in: str
+    tree_out: str
+
+
+class AxisRecord(Record, frozen=True, kw_only=True):
+    """One mesh axis: `size` chips, `stride` chips apart along dim `torus_dim` of the torus (-1: over DCN)."""
+
+    name: str
+    size: int
+    torus_dim: int
+    stride: int
+
+
+class ArgumentRecord(Record, frozen=True, kw_only=True):
+    """One array of the arguments: its type text, its spec text, and whether its buffer is donated."""
+
+    type: str
+    spec: str
+    donated: bool = False
+
+
+class ResultRecord(Record, frozen=True, kw_only=True):
+    """One array of the results: its type text and its spec text."""
+
+    type: str
+    spec: str
+
+
+class CollectiveRecord(Record, frozen=True, kw_only=True):
+    """One collective of an einsum or a tensor.
+
+    Attributes:
+        kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute.
+        axes: the mesh axes that take part, joined by ``,``.
+        bytes_per_chip: what one chip holds of the tensor: after an all-gather, before any other kind.
+        seconds: predicted time of one execution.
+        tensor: which tensor is moved.
+    """
+
+    kind: str
+    axes: str
+    bytes_per_chip: int
+    seconds: float
+    tensor: str
+
+
+class EinsumRecord(Record, frozen=True, kw_only=True):
+    """One einsum: how it is sharded and what that costs.
+
+    Attributes:
+        name: unique name within the plan.
+        source: where the user wrote it, such as ``llama.py:123``.
+        equation: such as ``be,ef->bf``.
+        trips: how often it runs in one step.
+        layout: the layout in the paper's notation, such as ``BE_x,E_xF_yz->BF_yz``.
+        operands: spec text of each operand as the einsum reads it; None where it is left to the compiler.
+        result: spec text of the result; None where it is left to the compiler.
+        collectives: what moves before and after it.
+        compute_seconds: time of the matrix units.
+        hbm_seconds: time of the HBM traffic.
+        ici_seconds: time of the collectives.
+        flops_per_chip: floating-point operations, a multiply-add being two.
+    """
+
+    name: str
+    source: str
+    equation: str
+    trips: int
+    layout: str
+    operands: tuple[str | None, ...]
+    result: str | None
+    collectives: tuple[CollectiveRecord, ...] = ()
+    compute_seconds: float
+    hbm_seconds: float
+    ici_seconds: float
+    flops_per_chip: float
+
+
+class TensorRecord(Record, frozen=True, kw_only=True):
+    """One constrained value that is no einsum's result, such as the sum of a residual add."""
+
+    name: str
+    source: str
+    spec: str
+    trips: int
+    collectives: tuple[CollectiveRecord, ...] = ()
+    hbm_seconds: float
+    ici_seconds: float
+
+
+class Prediction(Record, frozen=True, kw_only=True):
+    """What the analytical model says of the whole step (tier 0).
+
+    Attributes:
+        seconds: predicted time of a step.
+        lower_bound_seconds: proven: by this model, no plan of the searched space is faster.
+        gap: relative distance between the two.
+        compute_seconds: time of the matrix units, all trips.
+        hbm_seconds: time of the HBM traffic, all trips.
+        ici_seconds: time of the collectives, all trips.
+        exposed_ici_fraction: the part of `ici_seconds` that the model does not hide behind other work.
+        hbm_bytes_per_chip: peak memory.
+        hbm_by_kind: the same by kind (arguments, results, ...).
+        hbm_limit_bytes: what a chip has for the program.
+        flops_per_chip: floating-point operations of the einsums, all trips.
+        tokens: how many tokens a step handles, where it is known.
+    """
+
+    seconds: float
+    lower_bound_seconds: float
+    gap: float
+    compute_seconds: float
+    hbm_seconds: float
+    ici_seconds: float
+    exposed_ici_fraction: float
+    hbm_bytes_per_chip: int
+    hbm_by_kind: dict[str, int]
+    hbm_limit_bytes: int
+    flops_per_chip: float
+    tokens: int | None = None
+
+
+class Estimate(Record, frozen=True, kw_only=True):
+    """What the real compiler says of the compiled step (tier 2)."""
+
+    seconds: float
+    hbm_bytes_per_chip: int
+    compute_seconds: float
+    ici_seconds: float
+
+
+class Measurement(Record, frozen=True, kw_only=True):
+    """What the attached devices say (tier 3): median step time of `runs` runs, and its spread."""
+
+    seconds: float
+    spread_seconds: float
+    runs: int
+    device_kind: str
+
+
+class RunnerUp(Record, frozen=True, kw_only=True):
+    """A candidate that did not win, with what every tier said of it (None where a tier did not run)."""
+
+    summary: str
+    predicted_seconds: float
+    estimated_seconds: float | None = None
+    measured_seconds: float | None = None
+    hbm_bytes_per_chip: int | None = None
+    status: str
+
+
+class Versions(Record, frozen=True, kw_only=True):
+    """The versions that the plan was made with; `libtpu` is None where the TPU compiler was not there."""
+
+    jax: str
+    jaxlib: str
+    libtpu: str | None = None
+    autoshard: str
+
+
+class UnruledPrimitive(Record, frozen=True, kw_only=True):
+    """A primitive without a sharding rule: its values were replicated."""
+
+    primitive: str
+    count: int
+    bytes: int
+
+
+class Coverage(Record, frozen=True, kw_only=True):
+    """How much of the function the plan understands."""
+
+    equations: int
+    einsums: int
+    flops_fraction: float
+    unruled: tuple[UnruledPrimitive, ...] = ()

@@ -1,0 +1,124 @@
+"""From a plan's records back to pytrees of `NamedSharding` with the structure of the arguments.
+
+A plan file holds arrays in flat order and the text of the tree structure. Built-in containers (dict, list,
+tuple, None) are rebuilt from that text: it is a Python literal once each leaf ``*`` is written ``...``, and
+is read by `ast.literal_eval`, which runs no code. Other containers need an example to copy the structure
+from.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from autoshard.errors import PlanError, PlanMismatchError
+from autoshard.plan_records import ArgumentRecord, AxisRecord, ResultRecord
+from autoshard.specs import format_type, parse_spec, rank_of, to_partition_spec
+
+if TYPE_CHECKING:
+    import jax
+
+_PREFIX, _SUFFIX = "PyTreeDef(", ")"
+
+
+def shardings_tree(
+    tree_text: str,
+    arrays: Mapping[str, ArgumentRecord | ResultRecord],
+    axes: Sequence[AxisRecord],
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+    *,
+    like: Any = None,
+) -> Any:
+    """Return a pytree of `NamedSharding`.
+
+    Args:
+        tree_text: `str` of the tree structure.
+        arrays: the arrays by path, in flat order.
+        axes: the plan's mesh axes.
+        mesh: a mesh that has these axes.
+        like: a pytree to take the structure from, instead of `tree_text`.
+
+    Raises:
+        PlanMismatchError: the mesh has other axes, or `like` has other arrays.
+        PlanError: `tree_text` holds a container that is not built in, and `like` is missing.
+    """
+    import jax
+
+    _check_mesh(axes, mesh)
+    leaves = [_sharding(record, mesh) for record in arrays.values()]
+    if like is None:
+        places, structure = jax.tree.flatten(parse_tree(tree_text))
+    else:
+        _check_like(arrays, like)
+        places, structure = jax.tree.flatten(like)
+    if len(places) != len(leaves):
+        raise PlanError(
+            f"The plan lists {len(leaves)} arrays for a tree of {len(places)}: make the plan again."
+        )
+    return jax.tree.unflatten(structure, leaves)
+
+
+def parse_tree(tree_text: str) -> Any:
+    """Return a pytree with the structure that `tree_text` prints, each leaf being `...`.
+
+    Raises:
+        PlanError: the text holds a container other than dict, list, tuple and None.
+    """
+    inner = tree_text.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+    try:
+        return ast.literal_eval(_leaves_as_ellipsis(inner))
+    except (ValueError, SyntaxError, tokenize.TokenError, RecursionError, TypeError):
+        raise PlanError(
+            f"The plan cannot rebuild the container types of `{_short(tree_text)}`: only dict, list, tuple "
+            "and None are rebuilt from a file. Pass the arguments themselves as `like=`."
+        ) from None
+
+
+def _leaves_as_ellipsis(text: str) -> str:
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return " ".join(
+        "..." if token.type == tokenize.OP and token.string == "*" else token.string for token in tokens
+    )
+
+
+def _sharding(
+    record: ArgumentRecord | ResultRecord, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
+) -> jax.sharding.NamedSharding:
+    from jax.sharding import NamedSharding
+
+    return NamedSharding(mesh, to_partition_spec(parse_spec(record.spec, rank_of(record.type))))
+
+
+def _check_mesh(axes: Sequence[AxisRecord], mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
+    expected = {axis.name: axis.size for axis in axes}
+    found = dict(mesh.shape)
+    if found != expected:
+        raise PlanMismatchError(
+            f"The plan's mesh has axes {_axes_text(expected)}, but the mesh given has {_axes_text(found)}: "
+            "use `plan.mesh()`."
+        )
+
+
+def _check_like(arrays: Mapping[str, ArgumentRecord | ResultRecord], like: Any) -> None:
+    import jax
+
+    leaves = jax.tree.leaves(like)
+    if len(leaves) != len(arrays):
+        raise PlanMismatchError(f"The plan has {len(arrays)} arrays, but `like` has {len(leaves)}.")
+    for (path, record), leaf in zip(arrays.items(), leaves, strict=True):
+        found = format_type(leaf.dtype, leaf.shape) if hasattr(leaf, "dtype") else record.type
+        if found != record.type:
+            raise PlanMismatchError(
+                f"The plan has `{record.type}` at `{path}`, but `like` has `{found}` there."
+            )
+
+
+def _axes_text(axes: Mapping[str, int]) -> str:
+    return "(" + ", ".join(f"{name}={size}" for name, size in axes.items()) + ")"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,51 @@
+"""What one tuning run gives: the plan, and what finding it took."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from autoshard.plan import Plan
+from autoshard.plan_records import RunnerUp
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """A plan and what finding it took.
+
+    Attributes:
+        plan: the winner.
+        search_seconds: time of the search by the model alone, after tracing and before any compiler.
+        total_seconds: time of the whole run.
+        candidates: every candidate with what each tier said of it, the winner among them, best first.
+    """
+
+    plan: Plan
+    search_seconds: float
+    total_seconds: float
+    candidates: tuple[RunnerUp, ...]
+
+
+def to_json(result: TuneResult, plan_path: str | None) -> str:
+    """Return one JSON object for programs; null stands where a tier did not run.
+
+    Args:
+        result: the tuning run.
+        plan_path: where the plan was written, None where it was not.
+    """
+    plan = result.plan
+    facts: dict[str, Any] = {
+        "plan": plan_path,
+        "predicted_seconds": plan.predicted_seconds,
+        "estimated_seconds": plan.estimated_seconds,
+        "measured_seconds": plan.measured_seconds,
+        "hbm_bytes_per_chip": plan.hbm_bytes_per_chip,
+        "gap": plan.gap,
+        "search_seconds": result.search_seconds,
+        "total_seconds": result.total_seconds,
+        "candidates": msgspec.to_builtins(result.candidates),
+    }
+    return json.dumps(facts, indent=2, ensure_ascii=False)

@@ -1,0 +1,188 @@
+"""Time to bring a tensor from one layout to another.
+
+Per mesh axis, the pair of entries says what happens (source -> target):
+
+* the same: nothing;
+* replicated -> dim: each chip keeps its slice, free;
+* unreduced -> dim: reduce-scatter; unreduced -> replicated: all-reduce;
+* dim i -> dim j: all-to-all; dim -> replicated: all-gather;
+* anything else -> unreduced: impossible, infinite.
+
+Axes with the same transition act together as one collective and use the links of all their torus dims. The
+stages run in the order slice, reduce-scatter, all-reduce, all-to-all, all-gather, so that each works on few
+bytes. All stages are linear in the tensor's bytes, so a pair of layouts has one linear law (`reshard_law`),
+which does not depend on the tensor and can be kept. It depends only on the transition of each axis, so the
+laws of a mesh are one table. A layout does not say in which order several axes split one dim; a reshard that
+would have to change that order is priced as if it had not to.
+"""
+
+import enum
+import math
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from autoshard.cost.collectives import Collective, Floats, Kind, collective_law, collective_seconds
+from autoshard.cost.errors import LayoutError
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
+from autoshard.cost.torus import TorusMesh
+
+
+class _Change(enum.IntEnum):
+    """What a reshard does on one mesh axis: an octal digit of the table's index."""
+
+    NOTHING = 0  # stays replicated or unreduced
+    KEEP = 1  # stays sharded
+    SLICE = 2
+    REDUCE_SCATTER = 3
+    ALL_REDUCE = 4
+    ALL_TO_ALL = 5
+    ALL_GATHER = 6
+    IMPOSSIBLE = 7
+
+
+_STAGES = {
+    _Change.REDUCE_SCATTER: Kind.REDUCE_SCATTER,
+    _Change.ALL_REDUCE: Kind.ALL_REDUCE,
+    _Change.ALL_TO_ALL: Kind.ALL_TO_ALL,
+    _Change.ALL_GATHER: Kind.ALL_GATHER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReshardLaw:
+    """``latency_seconds + nbytes * seconds_per_byte`` of each pair of layouts, nbytes of the whole tensor.
+
+    Attributes:
+        latency_seconds: ``[K, J]``; infinite where the reshard is impossible.
+        seconds_per_byte: ``[K, J]``.
+    """
+
+    latency_seconds: Floats
+    seconds_per_byte: Floats
+
+    def seconds(self, nbytes: float) -> Floats:
+        """``[K, J]`` seconds for a tensor of that many bytes in all."""
+        return self.latency_seconds + nbytes * self.seconds_per_byte
+
+
+def reshard_seconds(source: Layouts, target: Layouts, nbytes: float, mesh: TorusMesh) -> Floats:
+    """Time of every reshard from one of K layouts to one of J.
+
+    Args:
+        source: ``[K, A]``.
+        target: ``[J, A]``.
+        nbytes: Bytes of the whole tensor, not of a shard.
+        mesh: The mesh of A axes.
+
+    Returns:
+        ``[K, J]`` seconds, infinite where an axis that is not unreduced would have to become so.
+    """
+    return reshard_law(source, target, mesh).seconds(nbytes)
+
+
+def reshard_law(source: Layouts, target: Layouts, mesh: TorusMesh) -> ReshardLaw:
+    """The linear laws of `reshard_seconds`, for use with tensors of many sizes.
+
+    Args:
+        source: ``[K, A]``.
+        target: ``[J, A]``.
+        mesh: The mesh of A axes.
+    """
+    changes = _changes(1 + max(int(source.max(initial=-1)), int(target.max(initial=-1))))
+    before, after = source.astype(np.intp) - UNREDUCED, target.astype(np.intp) - UNREDUCED
+    index = np.zeros((len(source), len(target)), dtype=np.intp)
+    for axis in range(len(mesh.axes)):
+        index += changes[before[:, axis]][:, after[:, axis]] << (3 * axis)
+    table = _table(mesh)
+    return ReshardLaw(table.latency_seconds.take(index), table.seconds_per_byte.take(index))
+
+
+def reshard_collectives(
+    source: Layouts, target: Layouts, nbytes: float, mesh: TorusMesh
+) -> tuple[Collective, ...]:
+    """The collectives of one reshard, in order.
+
+    Args:
+        source: ``[A]``.
+        target: ``[A]``.
+        nbytes: Bytes of the whole tensor, not of a shard.
+        mesh: The mesh of A axes.
+
+    Returns:
+        One collective per stage that moves bytes; their seconds add up to `reshard_seconds`.
+
+    Raises:
+        LayoutError: If an axis that is not unreduced would have to become so.
+    """
+    changes = [_change(int(before), int(after)) for before, after in zip(source, target, strict=True)]
+    if _Change.IMPOSSIBLE in changes:
+        axis = mesh.names[changes.index(_Change.IMPOSSIBLE)]
+        raise LayoutError(
+            f"mesh axis {axis!r} cannot become unreduced: only an einsum leaves partial sums; expected a "
+            "target that shards or replicates the axis, or a source that is unreduced over it"
+        )
+    sharded = [axis for axis, before in enumerate(source) if before >= 0 or changes[axis] is _Change.SLICE]
+    local = nbytes / _size(sharded, mesh)
+    collectives = []
+    for change, kind in _STAGES.items():
+        axes = tuple(axis for axis, found in enumerate(changes) if found is change and mesh.shape[axis] > 1)
+        if not axes:
+            continue
+        local = local * _size(axes, mesh) if kind is Kind.ALL_GATHER else local
+        names = tuple(mesh.names[axis] for axis in axes)
+        collectives.append(Collective(kind, names, local, collective_seconds(kind, local, axes, mesh)))
+        local = local / _size(axes, mesh) if kind is Kind.REDUCE_SCATTER else local
+    return tuple(collectives)
+
+
+def _change(before: int, after: int) -> _Change:
+    if before == after:
+        return _Change.KEEP if before >= 0 else _Change.NOTHING
+    if after == UNREDUCED:
+        return _Change.IMPOSSIBLE
+    if before == REPLICATED:
+        return _Change.SLICE
+    if before == UNREDUCED:
+        return _Change.ALL_REDUCE if after == REPLICATED else _Change.REDUCE_SCATTER
+    return _Change.ALL_GATHER if after == REPLICATED else _Change.ALL_TO_ALL
+
+
+@cache
+def _changes(rank: int) -> npt.NDArray[np.intp]:
+    """The change between any two entries of layouts of up to rank dims, counted from `UNREDUCED`."""
+    entries = range(UNREDUCED, rank)
+    return np.array([[_change(before, after) for after in entries] for before in entries], dtype=np.intp)
+
+
+@lru_cache(maxsize=256)
+def _table(mesh: TorusMesh) -> ReshardLaw:
+    """The laws of a mesh by the changes of its axes, ``[8**A]``, axis a being octal digit a."""
+    n_axes = len(mesh.axes)
+    digits = np.arange(8**n_axes)[:, None] >> 3 * np.arange(n_axes) & 7
+    subsets = [_bits(mask) for mask in range(1 << n_axes)]
+    n_chips = np.array([_size(axes, mesh) for axes in subsets], dtype=np.float64)
+    changed = {change: (digits == change) @ (1 << np.arange(n_axes)) for change in _Change}
+    # Share of the tensor that each chip holds once the free slices are done.
+    share = 1.0 / np.prod([n_chips[changed[c]] for c in (_Change.KEEP, _Change.SLICE)], axis=0)
+    share /= np.prod([n_chips[changed[c]] for c in (_Change.ALL_TO_ALL, _Change.ALL_GATHER)], axis=0)
+    latency = np.where(changed[_Change.IMPOSSIBLE] > 0, np.inf, 0.0)
+    per_byte = np.zeros_like(latency)
+    for change, kind in _STAGES.items():
+        laws = [collective_law(kind, axes, mesh) for axes in subsets]
+        axes = changed[change]
+        share = share * n_chips[axes] if kind is Kind.ALL_GATHER else share
+        latency += np.array([law.latency_seconds for law in laws])[axes]
+        per_byte += share * np.array([law.seconds_per_byte for law in laws])[axes]
+        share = share / n_chips[axes] if kind is Kind.REDUCE_SCATTER else share
+    return ReshardLaw(latency, per_byte)
+
+
+def _bits(mask: int) -> tuple[int, ...]:
+    return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
+
+
+def _size(axes: tuple[int, ...] | list[int], mesh: TorusMesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in axes)

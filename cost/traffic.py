@@ -1,0 +1,33 @@
+"""Where a tensor of the running program lives, and what reading or writing it costs.
+
+What the program has just made stays on chip (VMEM, CMEM, a cache) when its local part is small, and goes to HBM when it is
+not.  On-chip memory is not free: TPU VMEM streams about 22 times as fast as HBM (scaling book, "All about
+rooflines": "VMEM bandwidth is around 22x higher than HBM bandwidth"), so replicated work on chip still costs
+more than sharded work.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from autoshard.cost.chips import Chip
+from autoshard.cost.roofline import stream_seconds
+
+ON_CHIP_BANDWIDTH_RATIO = 22.0
+"""On-chip over HBM bandwidth; source: scaling book, rooflines (specified for TPU v5e)."""
+
+ON_CHIP_SHARE = 0.25
+"""Share of the on-chip memory that one tensor may take and still be kept there; assumed."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def traffic_seconds(local_bytes: Floats, chip: Chip) -> Floats:
+    """Time to read or write, once, a tensor that the program makes and uses itself.
+
+    Args:
+        local_bytes: Bytes of one chip's part; any shape.
+        chip: The chip.
+    """
+    seconds = stream_seconds(local_bytes, chip)
+    on_chip = local_bytes <= ON_CHIP_SHARE * chip.on_chip_bytes
+    return np.where(on_chip, seconds / ON_CHIP_BANDWIDTH_RATIO, seconds)

@@ -1,0 +1,1 @@
+"""The decision problem and its solvers (numpy, no JAX)."""

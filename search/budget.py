@@ -1,0 +1,272 @@
+"""Minimising a network under budgets: Lagrangian bounds, repaired incumbents, branch and bound on the rest.
+
+First the budgets are ignored; most often the optimum keeps them and all is said. Otherwise prices give a lower
+bound (`lagrange`), every assignment met is repaired into an incumbent (`repair`), labels whose priced bound
+exceeds the incumbent are removed for good, and what gap remains is closed by splitting the labels of one variable
+between assignments on either side of the limit, each side with prices of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from time import monotonic
+
+import numpy as np
+
+from autoshard.search.bounds import DualAscent
+from autoshard.search.budget_rows import BudgetRow, priced, without_costs
+from autoshard.search.elimination import Elimination
+from autoshard.search.errors import BudgetError, NoSolutionError, TimeLimitError
+from autoshard.search.lagrange import Dual, Relaxation, Sample, maximise
+from autoshard.search.network import BoolArray, FloatArray, Network
+from autoshard.search.order import elimination_order
+from autoshard.search.reduction import Reduced, reduce
+from autoshard.search.repair import Repair
+from autoshard.search.solution import Solution
+from autoshard.search.solver import solve
+
+_TOLERANCE = 1e-9
+_ROOT_STEPS, _STEPS = 40, 6
+_MARGINAL_OPERATIONS = 3e6
+_SWEEPS = 6
+
+
+def solve_with_budgets(
+    network: Network,
+    rows: Sequence[BudgetRow],
+    limits: Sequence[float],
+    *,
+    gap: float = 0.0,
+    time_limit_seconds: float | None = None,
+) -> Solution:
+    """Minimise a network subject to `rows[r].use(labels) <= limits[r]` for every r.
+
+    Args:
+        network: the costs.
+        rows: the resources.
+        limits: one per row, in the row's unit.
+        gap: relative distance to the optimum that is good enough; 0.0 asks for the optimum.
+        time_limit_seconds: stop after about this long with the best found and its proven bound.
+
+    Returns:
+        The solution. `method` is that of `solver.solve` when no budget binds, "priced" when prices alone closed
+        the gap or time was up before branching, "priced branch and bound" otherwise.
+
+    Raises:
+        BudgetError: one row cannot be kept, or all together cannot; names a row, its least use and its limit.
+        NoSolutionError: every assignment costs +inf.
+        TimeLimitError: time was up before any assignment within the budgets was found.
+        ValueError: a row does not fit the network.
+    """
+    if len(rows) != len(limits):
+        raise ValueError(f"expected one limit per budget row, got {len(rows)} rows and {len(limits)} limits")
+    if not np.isfinite(limits).all():
+        raise ValueError(f"limits must be finite, got {list(limits)}; leave out a row that has none")
+    deadline = np.inf if time_limit_seconds is None else monotonic() + time_limit_seconds
+    checked = [row.checked(network) for row in rows]
+    free = solve(network, gap=gap, time_limit_seconds=time_limit_seconds)
+    if all(row.use(free.labels) <= limit for row, limit in zip(checked, limits, strict=True)):
+        return free
+    search = _Search(network, checked, np.array(limits, dtype=np.float64), gap, deadline)
+    search.meet(free.labels)
+    return search.run(free)
+
+
+def least_use(network: Network, row: BudgetRow, limit: float) -> tuple[int, ...]:
+    """The assignment, of those the network allows, that uses least of a resource.
+
+    Raises:
+        BudgetError: it uses more than the limit.
+    """
+    thrifty = solve(priced(without_costs(network), [row], [1.0]))
+    if thrifty.bound > limit and row.use(thrifty.labels) > limit:
+        message = f"budget {row.name}: the least possible use is {thrifty.value:.6g}, the limit {limit:.6g}"
+        raise BudgetError(
+            f"{message}; raise the limit or allow labels that use less",
+            row=row.name,
+            minimum_use=thrifty.bound,
+            limit=limit,
+        )
+    return thrifty.labels
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class _Node:
+    bound: float
+    serial: int
+    allowed: list[BoolArray] = field(compare=False)
+    prices: FloatArray = field(compare=False)
+    samples: tuple[Sample, ...] = field(compare=False)
+
+
+class _Search:
+    """Branch and bound with Lagrangian bounds."""
+
+    def __init__(
+        self, network: Network, rows: Sequence[BudgetRow], limits: FloatArray, gap: float, deadline: float
+    ) -> None:
+        self._network = network
+        self._rows = rows
+        self._limits = limits
+        self._gap = gap
+        self._deadline = deadline
+        self._repair = Repair(network, rows, list(limits))
+        self._met: set[tuple[int, ...]] = set()
+        self._labels: tuple[int, ...] | None = None
+        self._value = np.inf
+        self._open: list[_Node] = []
+        self._closed = np.inf
+        self._serial = 0
+
+    def run(self, free: Solution) -> Solution:
+        """Search from the unbudgeted solution on."""
+        thrifty = [
+            least_use(self._network, row, limit)
+            for row, limit in zip(self._rows, self._limits, strict=True)
+        ]
+        relaxation = Relaxation(self._rows, self._limits, abs(free.value) or 1.0, self.meet)
+        samples = tuple(relaxation.sample(labels) for labels in (free.labels, *thrifty))
+        everything = [np.ones(size, np.bool_) for size in self._network.sizes]
+        self._push(Dual(free.bound, np.zeros(len(self._rows)), samples), everything)
+        self._process(heappop(self._open), relaxation, _ROOT_STEPS)
+        while self._open and self._open[0].bound < self._cutoff() and monotonic() < self._deadline:
+            self._process(heappop(self._open), relaxation, _STEPS)
+        return self._result()
+
+    def _result(self) -> Solution:
+        bound = min([self._closed, *(node.bound for node in self._open)])
+        if self._labels is None and not self._open:
+            row, limit = self._rows[0], float(self._limits[0])
+            message = f"the budgets cannot be kept together: {', '.join(row.name for row in self._rows)}"
+            least = solve(priced(without_costs(self._network), [row], [1.0])).bound
+            raise BudgetError(f"{message}; raise a limit", row=row.name, minimum_use=least, limit=limit)
+        if self._labels is None:
+            raise TimeLimitError("no assignment within the budgets was found in time; allow more time")
+        if bound >= self._value - _TOLERANCE * abs(self._value):
+            bound = self._value
+        method = "priced" if self._serial == 1 else "priced branch and bound"
+        return Solution(self._labels, self._value, bound, method)
+
+    def meet(self, labels: tuple[int, ...]) -> tuple[float, FloatArray]:
+        """Learn from an assignment; returns its cost and its use beyond the limits."""
+        cost, excess = self._network.value(labels), self._repair.excess(labels)
+        if labels not in self._met and np.isfinite(cost):
+            self._met.add(labels)
+            if (excess <= 0).all():
+                self._offer(labels, cost)
+            better = self._repair(labels)
+            if better is not None:
+                self._offer(better, self._network.value(better))
+        return cost, excess
+
+    def _offer(self, labels: tuple[int, ...], cost: float) -> None:
+        if cost < self._value:
+            self._labels, self._value = labels, cost
+
+    def _cutoff(self) -> float:
+        if np.isinf(self._value):
+            return np.inf
+        return self._value - max(self._gap, _TOLERANCE) * abs(self._value)
+
+    def _process(self, node: _Node, relaxation: Relaxation, steps: int) -> None:
+        """Bound a node; close it or split it."""
+        try:
+            reduced = reduce(self._network, dict(enumerate(node.allowed)))
+        except NoSolutionError:
+            return
+        rows = [row.cut(reduced.kept) for row in self._rows]
+        if any(row.least() > limit for row, limit in zip(rows, self._limits, strict=True)):
+            return
+        dual = Dual(node.bound, node.prices, node.samples)
+        try:
+            dual = self._bounded(relaxation, reduced, dual, steps)
+        except NoSolutionError:
+            return
+        if dual.bound >= self._cutoff():
+            self._closed = min(self._closed, dual.bound)
+            return
+        masks = self._promising(reduced, rows, dual)
+        allowed = [np.zeros(size, np.bool_) for size in self._network.sizes]
+        for full, kept, mask in zip(allowed, reduced.kept, masks, strict=True):
+            full[kept[mask]] = True
+        self._split(dual, allowed)
+
+    def _bounded(self, relaxation: Relaxation, reduced: Reduced, dual: Dual, steps: int) -> Dual:
+        return maximise(
+            relaxation, reduced, dual, cutoff=self._cutoff, steps=steps, deadline=self._deadline
+        )
+
+    def _promising(self, reduced: Reduced, rows: Sequence[BudgetRow], dual: Dual) -> list[BoolArray]:
+        """Masks of the labels of `reduced` whose priced bound does not exceed the incumbent."""
+        charged = reduce(priced(reduced.network, rows, list(dual.prices)))
+        most = self._value * (1 + _TOLERANCE) if self._value > 0 else self._value * (1 - _TOLERANCE)
+        most += float(dual.prices @ self._limits)
+        masks = [np.zeros(size, np.bool_) for size in reduced.network.sizes]
+        for mask, kept, bounds in zip(masks, charged.kept, _label_bounds(charged.network), strict=True):
+            mask[kept] = bounds <= most
+        return masks
+
+    def _split(self, dual: Dual, allowed: list[BoolArray]) -> None:
+        """Open two children that part the labels of one variable; close a node of a single assignment."""
+        samples = [sample for sample in dual.samples if _is_allowed(sample, allowed)]
+        choice = [i for i, mask in enumerate(allowed) if mask.sum() > 1]
+        if any(not mask.any() for mask in allowed):
+            return
+        if not choice:
+            self.meet(tuple(int(np.argmax(mask)) for mask in allowed))
+            return
+        i, part = self._parting(dual, samples, choice, allowed)
+        for side in (part, allowed[i] & ~part):
+            child = list(allowed)
+            child[i] = side
+            kept = tuple(sample for sample in samples if side[sample.labels[i]])
+            self._push(Dual(dual.bound, dual.prices, kept), child)
+
+    def _parting(
+        self, dual: Dual, samples: Sequence[Sample], choice: Sequence[int], allowed: Sequence[BoolArray]
+    ) -> tuple[int, BoolArray]:
+        """The variable on which good assignments within and beyond the limits differ most, and its parting."""
+        uses = {i: self._priced_use(i, dual.prices) for i in choice}
+        ranked = sorted(samples, key=lambda sample: sample.cost + float(np.maximum(sample.excess, 0).sum()))
+        within = [sample for sample in ranked if max(sample.excess) <= 0][:1]
+        beyond = [sample for sample in ranked if max(sample.excess) > 0][:1]
+        for a, b in zip(within, beyond, strict=False):
+            differing = [i for i in choice if a.labels[i] != b.labels[i]]
+            if differing:
+                i = max(differing, key=lambda i: abs(uses[i][a.labels[i]] - uses[i][b.labels[i]]))
+                near = np.abs(uses[i] - uses[i][a.labels[i]]) < np.abs(uses[i] - uses[i][b.labels[i]])
+                near[a.labels[i]] = True
+                return i, allowed[i] & near
+        i = max(choice, key=lambda i: (float(np.ptp(uses[i][allowed[i]])), int(allowed[i].sum())))
+        order = np.flatnonzero(allowed[i])
+        order = order[np.argsort(uses[i][order], kind="stable")]
+        part = np.zeros_like(allowed[i])
+        part[order[: len(order) // 2]] = True
+        return i, part
+
+    def _priced_use(self, i: int, prices: FloatArray) -> FloatArray:
+        """Charge on each label of a variable, a little of every row counted even when its price is zero."""
+        total = np.zeros(self._network.size(i))
+        for row, price, limit in zip(self._rows, prices, self._limits, strict=True):
+            unit = abs(self._value) if np.isfinite(self._value) else 1.0
+            total += np.asarray(row.unary.get(i, 0.0)) * (price + 1e-3 * unit / (abs(limit) or 1.0))
+        return total
+
+    def _push(self, dual: Dual, allowed: list[BoolArray]) -> None:
+        self._serial += 1
+        heappush(self._open, _Node(dual.bound, self._serial, allowed, dual.prices, dual.samples))
+
+
+def _is_allowed(sample: Sample, allowed: Sequence[BoolArray]) -> bool:
+    return all(mask[label] for mask, label in zip(allowed, sample.labels, strict=True))
+
+
+def _label_bounds(network: Network) -> Sequence[FloatArray]:
+    """Bounds per label: exact where that is cheap, by dual ascent where not."""
+    order = elimination_order(network)
+    if order.operations <= _MARGINAL_OPERATIONS:
+        return Elimination(network, order).min_marginals()
+    dual = DualAscent(network)
+    for _ in range(_SWEEPS):
+        dual.sweep()
+    return dual.label_bounds

@@ -1,0 +1,105 @@
+"""Candidates: every strategy of an op, every layout of a value.  None is listed by name.
+
+A strategy gives each mesh axis to one factor of the op, to none (`REPLICATED`: the chips along it repeat the work), or, for an
+op that is linear in unreduced operands, to `PARTIAL` (the sum is carried through).  It follows what layout each operand
+must have and each result gets: an axis on a factor shards the dim of that factor; a tensor without the factor is
+replicated; a result whose factor is summed away is left unreduced.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
+from autoshard.cost.torus import TorusMesh
+from autoshard.search.graph import Dims, FactorKind, Op
+
+PARTIAL = -2
+"""Strategy code: the op passes an unreduced sum through along this axis."""
+
+Strategies = npt.NDArray[np.int8]
+"""[K, A]: for each mesh axis a factor index, REPLICATED or PARTIAL."""
+
+
+def strategies(op: Op, mesh: TorusMesh) -> Strategies:
+    """All strategies of an op on a mesh, the fully replicated one first.
+
+    Left out are those that do not divide a factor evenly, that shard a factor Shardy says must stay whole, and
+    those no `PartitionSpec` can express: a minor factor of a merged dim is shardable only under a fully sharded major one.
+    """
+    options = [REPLICATED]
+    options += [i for i, factor in enumerate(op.factors) if factor.kind is not FactorKind.REPLICATED]
+    if op.linear:
+        options.append(PARTIAL)
+    per_axis = [options if size > 1 else [REPLICATED] for size in mesh.shape]
+    codes = np.array(list(itertools.product(*per_axis)), dtype=np.int8).reshape(-1, len(mesh.shape))
+    shards = factor_shards(codes, len(op.factors), mesh)
+    sizes = np.array([factor.size for factor in op.factors], dtype=np.int64)
+    legal = (sizes % shards == 0).all(axis=1)
+    for dims in (*op.operand_dims, *op.result_dims):
+        legal &= _expressible(dims, shards, sizes)
+    return codes[legal]
+
+
+def factor_shards(codes: Strategies, n_factors: int, mesh: TorusMesh) -> npt.NDArray[np.int64]:
+    """[K, n_factors]: into how many parts each strategy cuts each factor."""
+    sizes = np.array(mesh.shape, dtype=np.int64)[None, :, None]
+    cut = codes[:, :, None] == np.arange(n_factors, dtype=np.int8)
+    parts: npt.NDArray[np.int64] = np.where(cut, sizes, np.int64(1)).prod(axis=1)
+    return parts
+
+
+def _expressible(dims: Dims, shards: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    legal = np.ones(len(shards), dtype=bool)
+    for dim in dims:
+        for major, minor in itertools.pairwise(dim):
+            legal &= (shards[:, minor] == 1) | (shards[:, major] == sizes[major])
+    return legal
+
+
+def operand_layouts(op: Op, codes: Strategies, position: int) -> Layouts:
+    """[K, A]: the layout in which each strategy reads one operand."""
+    layouts = _dim_codes(op.operand_dims[position], len(op.factors))[codes]
+    if position in op.linear:
+        layouts = np.where(codes == PARTIAL, np.int8(UNREDUCED), layouts)
+    return layouts
+
+
+def result_layouts(op: Op, codes: Strategies, position: int) -> Layouts:
+    """[K, A]: the layout in which each strategy leaves one result."""
+    table = _dim_codes(op.result_dims[position], len(op.factors))
+    for index, factor in enumerate(op.factors):
+        if factor.kind is FactorKind.REDUCTION:
+            table[index] = UNREDUCED
+    layouts = table[codes]
+    return np.where(codes == PARTIAL, np.int8(UNREDUCED), layouts)
+
+
+def _dim_codes(dims: Dims, n_factors: int) -> npt.NDArray[np.int8]:
+    """A table from factor index (or a negative code, wrapping to the end) to the dim that holds the factor."""
+    table = np.full(n_factors + 2, REPLICATED, dtype=np.int8)
+    for number, dim in enumerate(dims):
+        for factor in dim:
+            table[factor] = number
+    return table
+
+
+def shard_notation(letters: Sequence[str], axes: Sequence[Sequence[str]], unreduced: Sequence[str] = ()) -> str:
+    """Write a layout in the paper's notation: `shard_notation("ble", [["x"], [], ["y", "z"]])` is "B_xLE_yz".
+
+    Unreduced axes follow in braces, as "{U_x}".
+    """
+    text = "".join(
+        letter.upper() + (f"_{''.join(names)}" if names else "") for letter, names in zip(letters, axes, strict=True)
+    )
+    return text + (f"{{U_{''.join(unreduced)}}}" if unreduced else "")
+
+
+def count(op: Op, mesh: TorusMesh) -> int:
+    """Upper bound on the number of strategies, before divisibility."""
+    return math.prod(2 + len(op.factors) for size in mesh.shape if size > 1)

@@ -1,0 +1,145 @@
+"""What an op costs under each of its strategies: matrix unit against HBM, once, without collectives.
+
+An einsum takes max(compute, memory) of its local part (Pope et al. section 2).  Elementwise chains are fused by the compiler: they
+are charged for the tensors that really exist between fusions, not op by op.  Work that is repeated by replicated chips is
+charged in full, which is what makes replication lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoshard.cost.layouts import Layouts, local_fraction
+from autoshard.cost.roofline import einsum_seconds, padded_flops, stream_seconds
+from autoshard.cost.torus import TorusMesh
+from autoshard.cost.traffic import traffic_seconds
+from autoshard.search.candidates import Strategies, factor_shards, operand_layouts, result_layouts
+from autoshard.search.graph import FactorKind, Graph, Op, OpKind, consumers
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class OpCost:
+    """Cost of one execution of an op under each of K strategies.
+
+    Attributes:
+        compute_seconds: [K] time of the matrix unit.
+        hbm_seconds: [K] time of HBM and on-chip traffic.
+        flops_per_chip: [K] useful operations of one chip.
+    """
+
+    compute_seconds: Floats
+    hbm_seconds: Floats
+    flops_per_chip: Floats
+
+    @property
+    def seconds(self) -> Floats:
+        """[K] time of the op: the larger of the two."""
+        return np.maximum(self.compute_seconds, self.hbm_seconds)
+
+
+def materialised(graph: Graph) -> list[bool]:
+    """For each value whether it exists between fusions, so that it is written and read.
+
+    That is: what einsums and other non-fusible ops make or read, and what several ops read.
+    """
+    readers = consumers(graph)
+    exists = []
+    for value in graph.values:
+        made = value.producer >= 0 and graph.ops[value.producer].kind in _WRITERS
+        read = any(graph.ops[op].kind in _READERS for op, _ in readers[value.index])
+        exists.append(made or read or len({op for op, _ in readers[value.index]}) > 1)
+    return exists
+
+
+_WRITERS = frozenset({OpKind.EINSUM, OpKind.OTHER})
+_READERS = frozenset({OpKind.EINSUM, OpKind.UPDATE, OpKind.IDENTITY})
+
+
+def op_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, exists: Sequence[bool]) -> OpCost:
+    """Price one op under each strategy.
+
+    Args:
+        op: The op.
+        codes: [K, A] its strategies.
+        graph: The graph it is of.
+        mesh: The mesh.
+        exists: `materialised(graph)`.
+    """
+    if op.kind is OpKind.IDENTITY:
+        zero = np.zeros(len(codes))
+        return OpCost(zero, zero, zero)
+    if op.kind is OpKind.EINSUM:
+        return _einsum_cost(op, codes, graph, mesh)
+    zero = np.zeros(len(codes))
+    return OpCost(zero, _moved_seconds(op, codes, graph, mesh, exists), zero)
+
+
+def _einsum_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) -> OpCost:
+    chip = mesh.slice.chip
+    shards = factor_shards(codes, len(op.factors), mesh)
+    flops = op.flops / shards.prod(axis=1)
+    seconds = np.zeros(len(codes))
+    tensors = [
+        *((value, operand_layouts(op, codes, i)) for i, value in enumerate(op.operands)),
+        *((value, result_layouts(op, codes, i)) for i, value in enumerate(op.results)),
+    ]
+    for value, layouts in tensors:
+        seconds += _access_seconds(graph, value, layouts, mesh)
+    dtype = max((graph.values[v].dtype for v in op.operands), key=lambda name: -chip.peak(name))
+    compute, _ = einsum_seconds(_padded(op, shards, mesh, flops), np.zeros(len(codes)), dtype, chip)
+    return OpCost(compute, seconds, flops)
+
+
+def _padded(op: Op, shards: npt.NDArray[np.int64], mesh: TorusMesh, flops: Floats) -> Floats:
+    """Operations of the matrix unit with its padding, for a two-operand einsum; plain operations for others."""
+    if len(op.operands) != 2 or op.primitive != "dot_general":
+        return flops
+    local = np.array([factor.size for factor in op.factors]) / shards
+    held = [{f for dim in dims for f in dim} for dims in op.operand_dims]
+    sizes = {"batch": np.ones(len(shards)), "m": np.ones(len(shards)), "k": np.ones(len(shards)), "n": np.ones(len(shards))}
+    for index, factor in enumerate(op.factors):
+        left, right = index in held[0], index in held[1]
+        role = "k" if factor.kind is FactorKind.REDUCTION else "batch" if left and right else "m" if left else "n"
+        sizes[role] = sizes[role] * local[:, index]
+    padded: Floats = np.asarray(padded_flops(sizes["batch"], sizes["m"], sizes["k"], sizes["n"], mesh.slice.chip))
+    return padded
+
+
+def _access_seconds(graph: Graph, index: int, layouts: Layouts, mesh: TorusMesh) -> Floats:
+    """Time to read or write a value once: stored values from HBM, others where they live."""
+    value, chip = graph.values[index], mesh.slice.chip
+    fraction = local_fraction(layouts, mesh)
+    if value.stored_bytes:
+        return stream_seconds(value.stored_bytes * fraction, chip)
+    return traffic_seconds(value.nbytes * fraction, chip)
+
+
+def _moved_seconds(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, exists: Sequence[bool]) -> Floats:
+    seconds = np.zeros(len(codes))
+    if op.kind is OpKind.UPDATE:
+        written = op.operands[-1 if op.primitive.startswith("scatter") else 1]
+        layouts = operand_layouts(op, codes, op.operands.index(written))
+        return seconds + 2 * stream_seconds(graph.values[written].nbytes * local_fraction(layouts, mesh), mesh.slice.chip)
+    results = [
+        (value, result_layouts(op, codes, i)) for i, value in enumerate(op.results) if not graph.values[value].free
+    ]
+    for value, layouts in results:
+        if exists[value] and not graph.values[value].stored_bytes:
+            seconds += _access_seconds(graph, value, layouts, mesh)
+    if op.primitive in _SPARSE_READERS:
+        return seconds * 2
+    for position, value in enumerate(op.operands):
+        known = graph.values[value]
+        if exists[value] and not known.free and not (known.stored_bytes and op.kind is OpKind.VIEW):
+            seconds += _access_seconds(graph, value, operand_layouts(op, codes, position), mesh)
+    return seconds
+
+
+_SPARSE_READERS = frozenset({"gather", "dynamic_slice", "slice"})
+"""Ops that read only what they return."""

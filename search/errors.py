@@ -1,0 +1,35 @@
+"""What the solvers raise when there is nothing to return."""
+
+from autoshard.cost.errors import AutoshardError
+
+
+class NoSolutionError(AutoshardError, ValueError):
+    """Every assignment of the network costs infinity.
+
+    Attributes:
+        variable: name of a variable all of whose labels are forbidden, or "" where no single one is known.
+    """
+
+    def __init__(self, message: str, variable: str = "") -> None:
+        super().__init__(message)
+        self.variable = variable
+
+
+class TimeLimitError(AutoshardError, TimeoutError):
+    """The time limit passed before any feasible assignment was found; there may still be one."""
+
+
+class BudgetError(AutoshardError, ValueError):
+    """No assignment keeps within the budgets.
+
+    Attributes:
+        row: name of the budget row.
+        minimum_use: a proven lower bound on what any assignment uses of it.
+        limit: what the caller allows of it.
+    """
+
+    def __init__(self, message: str, *, row: str, minimum_use: float, limit: float) -> None:
+        super().__init__(message)
+        self.row = row
+        self.minimum_use = minimum_use
+        self.limit = limit

@@ -1,0 +1,154 @@
+"""The best price of a budget: maximising the Lagrangian bound.
+
+For prices lambda >= 0 every assignment x within the limits has
+
+    value(x) >= L(lambda) = min over y of value(y) + lambda . (use(y) - limit),
+
+and the minimum is a network without budgets. L is concave and piecewise linear; every assignment ever met is a
+plane above it. Kelley's cutting planes (1960) take the highest point below the planes met so far as the next
+prices, until the bound there touches the planes. With one budget that is the secant method (Handler & Zang
+1980). The assignments met on the way are where incumbents come from. Geoffrion, *Lagrangean relaxation for
+integer programming*, 1974.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+from scipy.optimize import linprog
+
+from autoshard.search.budget_rows import BudgetRow, priced
+from autoshard.search.network import FloatArray
+from autoshard.search.reduction import Reduced
+from autoshard.search.solver import solve
+
+_CONVERGED = 1e-7
+_FIRST_BOX = 1e2
+_LARGEST_BOX = 1e8
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An assignment (original labels) as a plane above the dual: cost and excess, in the problem's scale."""
+
+    labels: tuple[int, ...]
+    cost: float
+    excess: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dual:
+    """The best Lagrangian bound found and where.
+
+    Attributes:
+        bound: proven lower bound on every assignment within the limits, in units of cost.
+        prices: the prices that prove it, cost per unit of use [R].
+        samples: assignments met that are allowed in the network in question.
+    """
+
+    bound: float
+    prices: FloatArray
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxation:
+    """Budgets relaxed into prices, with scales that make costs and uses comparable.
+
+    Attributes:
+        rows: budget rows over the original labels, checked.
+        limits: one per row.
+        cost_scale: a typical cost; linear programs see costs in this unit.
+        visit: called with every assignment met (original labels); returns its (cost, excess per row).
+    """
+
+    rows: Sequence[BudgetRow]
+    limits: FloatArray
+    cost_scale: float
+    visit: Callable[[tuple[int, ...]], tuple[float, FloatArray]]
+
+    @property
+    def use_scales(self) -> FloatArray:
+        """Units in which linear programs see uses [R]."""
+        return np.where(self.limits != 0, np.abs(self.limits), 1.0)
+
+    def at(self, reduced: Reduced, prices: FloatArray, deadline: float) -> tuple[float, Sample]:
+        """L(prices) over the labels of `reduced`, and an assignment that attains it."""
+        rows = [row.cut(reduced.kept) for row in self.rows]
+        limit = max(deadline - monotonic(), 0.0)
+        seconds = None if np.isinf(limit) else limit
+        solution = solve(priced(reduced.network, rows, list(prices)), time_limit_seconds=seconds)
+        labels = reduced.original(solution.labels)
+        return solution.bound - float(prices @ self.limits), self.sample(labels)
+
+    def sample(self, labels: tuple[int, ...]) -> Sample:
+        """The plane of an assignment."""
+        cost, excess = self.visit(labels)
+        return Sample(labels, cost / self.cost_scale, tuple(excess / self.use_scales))
+
+
+def maximise(
+    relaxation: Relaxation,
+    reduced: Reduced,
+    start: Dual,
+    *,
+    cutoff: Callable[[], float],
+    steps: int,
+    deadline: float,
+) -> Dual:
+    """Raise the Lagrangian bound of a network.
+
+    Args:
+        relaxation: the budgets.
+        reduced: the labels in question.
+        start: prices to try first, samples to begin with (all allowed in `reduced`), a bound known already.
+        cutoff: stop when the bound reaches what this returns.
+        steps: networks to solve at most, at least 1.
+        deadline: `time.monotonic()` value at which to stop.
+
+    Returns:
+        The best bound and its prices; `start.bound` with the last prices when that was not improved on.
+    """
+    unit = relaxation.cost_scale / relaxation.use_scales
+    samples, bound, best = list(start.samples), -np.inf, start.prices
+    prices, box = start.prices, _FIRST_BOX
+    for step in range(steps):
+        value, sample = relaxation.at(reduced, prices, deadline)
+        samples.append(sample)
+        if value > bound:
+            bound, best = value, prices
+        if bound >= cutoff() or monotonic() >= deadline or step == steps - 1:
+            break
+        top, scaled, box = _highest(samples, box)
+        if top * relaxation.cost_scale <= bound + _CONVERGED * relaxation.cost_scale:
+            break
+        prices = scaled * unit
+    return Dual(max(bound, start.bound), best, tuple(samples))
+
+
+def _highest(samples: Sequence[Sample], box: float) -> tuple[float, FloatArray, float]:
+    """The highest point below all planes with prices in a box that grows while it is what stops them."""
+    top, prices = _master(samples, box)
+    while (prices > 0.99 * box).any() and box < _LARGEST_BOX:
+        wider = _master(samples, 10 * box)
+        box *= 10
+        if wider[0] <= top + _CONVERGED:
+            break
+        top, prices = wider
+    return top, prices, box
+
+
+def _master(samples: Sequence[Sample], box: float) -> tuple[float, FloatArray]:
+    """Maximise t under t <= cost_k + prices . excess_k for all samples, 0 <= prices <= box."""
+    excess = np.array([sample.excess for sample in samples])
+    n = excess.shape[1]
+    result = linprog(
+        c=[0.0] * n + [-1.0],
+        A_ub=np.hstack([-excess, np.ones((len(samples), 1))]),
+        b_ub=[sample.cost for sample in samples],
+        bounds=[(0.0, box)] * n + [(None, None)],
+    )
+    if result.x is None:
+        raise ArithmeticError(f"the linear program for the prices failed: {result.message}")
+    return float(result.x[-1]), np.maximum(result.x[:-1], 0.0)

@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from autoshard.explain import explain
+from autoshard.explain_text import to_json, to_text
+from autoshard.plan import Plan
+from autoshard.plan_records import Measurement
+
+
+def test_the_text_of_the_kept_plan(plan: Plan, plan_path: Path) -> None:
+    golden = plan_path.with_suffix(".explain.txt").read_text(encoding="utf-8")
+    assert to_text(explain(plan)) + "\n" == golden
+    assert max(map(len, golden.splitlines())) <= 120
+
+
+def test_json_holds_the_same_facts(plan: Plan) -> None:
+    explanation = explain(plan)
+    facts = json.loads(to_json(explanation))
+    assert [each["layout"] for each in facts["einsums"]] == [each.layout for each in explanation.einsums]
+    assert facts["einsums"][0]["collectives"][0] == {
+        "kind": "all-gather",
+        "axes": "y,z",
+        "bytes_per_chip": 589824,
+        "seconds": 7.9e-06,
+        "tensor": "x",
+    }
+    assert [step["seconds"] for step in facts["step_times"]] == [0.0185, 0.0191, None]
+    assert facts["memory"]["bytes_per_chip"] == 16213498880
+    assert facts["coverage"]["unruled"] == [{"primitive": "top_k", "count": 1, "bytes": 32768}]
+
+
+def test_time_and_share_of_an_einsum(plan: Plan) -> None:
+    first = explain(plan).einsums[0]
+    # HBM 88.4736 us is above compute 39.5 us; 90% of the 14 us of ICI are exposed: 88.4736 + 12.6 = 101.0736 us.
+    assert first.seconds == pytest.approx(101.0736e-6)
+    assert first.bound == "HBM"
+    assert first.share == pytest.approx(118 * 101.0736e-6 / 0.0185)
+
+
+def test_what_takes_longest_bounds(plan: Plan) -> None:
+    def bound(compute: float, hbm: float, ici: float) -> str:
+        changed = msgspec.structs.replace(
+            plan.einsums[0], compute_seconds=compute, hbm_seconds=hbm, ici_seconds=ici
+        )
+        return explain(msgspec.structs.replace(plan, einsums=(changed,))).einsums[0].bound
+
+    assert bound(2.0, 1.0, 1.0) == "compute"
+    assert bound(1.0, 2.0, 1.0) == "HBM"
+    assert bound(1.0, 1.0, 2.0) == "ICI"
+    assert bound(2.0, 1.0, 2.1) == "compute"  # 90% of 2.1 is hidden behind less than 2.0
+
+
+def test_shares_and_the_rest_make_a_whole(plan: Plan) -> None:
+    explanation = explain(plan)
+    shares = [each.share for each in explanation.einsums + explanation.tensors]
+    assert sum(shares) + explanation.other_share == pytest.approx(1.0)
+
+
+def test_mfu_and_cost_per_token(plan: Plan) -> None:
+    predicted, estimated, measured = explain(plan).step_times
+    # 9.68e11 flops in 18.5 ms on a v4 chip of 275 Tflop/s; 64 chips for 18.5 ms give 64 tokens.
+    assert predicted.mfu == pytest.approx(9.68e11 / (0.0185 * 275e12))
+    assert predicted.chip_milliseconds_per_token == pytest.approx(18.5)
+    assert estimated.mfu == pytest.approx(9.68e11 / (0.0191 * 275e12))
+    assert (measured.seconds, measured.mfu, measured.skipped) == (None, None, "no v4 devices are attached")
+
+
+def test_a_measured_plan_names_its_devices(plan: Plan) -> None:
+    measured = Measurement(seconds=0.02, spread_seconds=0.0003, runs=5, device_kind="TPU v4")
+    text = to_text(explain(msgspec.structs.replace(plan, measured=measured, skipped={})))
+    assert "5 runs on TPU v4, spread 300 us" in text
+    assert "not run" not in text
+
+
+def test_a_tier_that_nobody_asked_for_says_so(plan: Plan) -> None:
+    text = to_text(explain(msgspec.structs.replace(plan, estimated=None, skipped={})))
+    assert text.count("not run: it was not asked for") == 2
+    assert "counted by the model" in text
+
+
+def test_a_chip_that_this_version_does_not_know_has_no_mfu(plan: Plan) -> None:
+    explanation = explain(msgspec.structs.replace(plan, slice="v99:4x4x4"))
+    assert [step.mfu for step in explanation.step_times] == [None, None, None]
+    assert "MFU -" in to_text(explanation)
+
+
+def test_unknown_tokens_and_a_plan_without_einsums(plan: Plan) -> None:
+    bare = msgspec.structs.replace(
+        plan,
+        einsums=(),
+        tensors=(),
+        runners_up=(),
+        predicted=msgspec.structs.replace(plan.predicted, tokens=None, seconds=0.0, hbm_by_kind={}),
+    )
+    text = to_text(explain(bare))
+    assert "chip-ms per token" not in text
+    assert "runner-up" not in text
+    assert "einsum  " not in text
