@@ -18,7 +18,7 @@ from autoshard.constraining import Constraints, run_constrained
 from autoshard.equations import Equation, Equations
 from autoshard.errors import PlanMismatchError
 from autoshard.plan import Plan
-from autoshard.specs import format_type, parse_spec, to_partition_spec
+from autoshard.specs import format_type, parse_spec, rank_of, to_partition_spec
 from autoshard.trace import Traced, trace
 
 AnyMesh = Mesh | AbstractMesh
@@ -55,9 +55,9 @@ def apply(
         def constrain(array: Any, spec: PartitionSpec) -> Any:
             return jax.lax.with_sharding_constraint(array, NamedSharding(target, spec))
 
-        leaves = [constrain(leaf, spec) for leaf, spec in zip(dynamic, _argument_specs(plan), strict=True)]
+        leaves = [constrain(leaf, spec) for leaf, spec in zip(dynamic, argument_specs(plan), strict=True)]
         results = run_constrained(traced.closed, leaves, constraints_of(plan, traced.equations), constrain)
-        results = [constrain(leaf, spec) for leaf, spec in zip(results, _result_specs(plan), strict=True)]
+        results = [constrain(leaf, spec) for leaf, spec in zip(results, result_specs(plan), strict=True)]
         return jax.tree.unflatten(traced.out_tree, results)
 
     return constrained
@@ -80,17 +80,14 @@ def static_positions(fn: Callable[..., Any], count: int, static_argnums: Sequenc
     return named | {i % max(1, count) for i in static_argnums}
 
 
-def _argument_specs(plan: Plan) -> list[PartitionSpec]:
-    return [to_partition_spec(parse_spec(a.spec, _rank(a.type))) for a in plan.arguments.values()]
+def argument_specs(plan: Plan) -> list[PartitionSpec]:
+    """Return the spec of each flat argument."""
+    return [to_partition_spec(parse_spec(a.spec, rank_of(a.type))) for a in plan.arguments.values()]
 
 
-def _result_specs(plan: Plan) -> list[PartitionSpec]:
-    return [to_partition_spec(parse_spec(r.spec, _rank(r.type))) for r in plan.results.values()]
-
-
-def _rank(type_text: str) -> int:
-    inside = type_text.partition("[")[2].rstrip("]")
-    return len(inside.split(",")) if inside else 0
+def result_specs(plan: Plan) -> list[PartitionSpec]:
+    """Return the spec of each flat result."""
+    return [to_partition_spec(parse_spec(r.spec, rank_of(r.type))) for r in plan.results.values()]
 
 
 def require_match(plan: Plan, traced: Traced) -> None:
@@ -207,7 +204,7 @@ class Application:
 
     def _in_shardings(self, dynamic: Sequence[Any]) -> Any:
         leaves, tree = jax.tree.flatten(tuple(dynamic))
-        specs = _argument_specs(self._plan)
+        specs = argument_specs(self._plan)
         if len(specs) != len(leaves):
             raise PlanMismatchError(
                 f"the plan of `{self._plan.function.name}` has {len(specs)} argument arrays, the call has {len(leaves)}. {_mend(self._plan)}"
@@ -217,7 +214,7 @@ class Application:
     def _out_shardings(self, args: Sequence[Any], kwargs: dict[str, Any], static_nums: Sequence[int], static_names: Sequence[str]) -> Any:
         traced = trace(self._fn, args, kwargs, static_argnums=static_nums, static_argnames=static_names)
         require_match(self._plan, traced)
-        return jax.tree.unflatten(traced.out_tree, [NamedSharding(self._mesh, spec) for spec in _result_specs(self._plan)])
+        return jax.tree.unflatten(traced.out_tree, [NamedSharding(self._mesh, spec) for spec in result_specs(self._plan)])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run under the plan."""

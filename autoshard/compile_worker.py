@@ -1,8 +1,9 @@
 """Tier 2: what the real TPU compiler says of a candidate, on a host without a TPU.
 
-The parent calls `compile_all`. Each candidate is compiled ahead of time in a child process for the described slice;
-HBM per chip is the compiler's own figure, the step time is estimated from its schedule (`autoshard.timeline`), and a
-program that does not fit is a result, not an error: the compiler names the bytes that it would have needed.
+The parent calls `compile_all`. Each candidate is compiled ahead of time in a child process for the described
+slice; HBM per chip is the compiler's own figure, the step time is estimated from its schedule
+(`autoshard.timeline`), and a program that does not fit is a result, not an error: the compiler names the
+bytes that it would have needed.
 
 Run as a module, this file is the child.
 """
@@ -11,21 +12,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import closing
+from typing import Any, Literal
 
 import msgspec
 
 from autoshard.cost.chips import chip
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.cost.torus import TorusMesh
-from autoshard.programs import LoadedProgram, Program, load
-from autoshard.specs import format_spec, normalise
+from autoshard.programs import LoadedProgram, Program, argument_specs, load
 from autoshard.timeline import CompiledCollective, Timeline, estimate_timeline
 from autoshard.topology import compiler_environment, compiler_skip_reason, mesh_for
 from autoshard.workers import Outcome, run_jobs, serve
-
-if TYPE_CHECKING:
-    import jax
 
 Status = Literal["ok", "out of memory", "crashed", "timed out", "failed", "skipped"]
 
@@ -42,7 +40,8 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
         status: `ok`; `out of memory`: the program does not fit HBM; else how the candidate was lost.
         detail: the reason, where the status is not `ok`; else empty.
         seconds_estimated: compute + filled + exposed collective seconds of the compiler's schedule.
-        hbm_bytes_per_chip: peak HBM; with `out of memory`, what the program would have needed. None where unknown.
+        hbm_bytes_per_chip: peak HBM; with `out of memory`, what the program would have needed. None where
+            unknown.
         argument_bytes: HBM of the arguments at rest.
         compute_seconds: cycles that the compiler counts, over the clock.
         filled_seconds: time of instructions without cycles, filled in from their bytes.
@@ -92,8 +91,8 @@ def compile_all(
 ) -> list[CompileResult]:
     """Compile candidates for a slice in child processes.
 
-    Nothing is raised for a candidate that cannot be compiled: its result says so. Ctrl-C ends the children and is
-    raised again; what `on_result` was given until then stays valid.
+    Nothing is raised for a candidate that cannot be compiled: its result says so. Ctrl-C ends the children
+    and is raised again; what `on_result` was given until then stays valid.
 
     Args:
         programs: candidates, exported for the platform `tpu`; each brings its own mesh axes.
@@ -125,15 +124,17 @@ def compile_all(
         CompileRequest(program=program, slice_name=parsed.name, chip_values=changes, keep_text=keep_text)
         for program in programs
     ]
-    for outcome in run_jobs(
+    outcomes = run_jobs(
         requests,
         module="autoshard.compile_worker",
         workers=workers,
         time_limit_seconds=time_limit_seconds,
         environment=compiler_environment(),
         on_start=on_start,
-    ):
-        settle(outcome.index, result_of(outcome))
+    )
+    with closing(outcomes):
+        for outcome in outcomes:
+            settle(outcome.index, result_of(outcome))
     return [result for result in results if result is not None]
 
 
@@ -152,7 +153,7 @@ def result_of(outcome: Outcome) -> CompileResult:
 
 
 def out_of_memory_bytes(message: str) -> int | None:
-    """Return the HBM bytes per chip that a compiler's out-of-memory message says are needed; None for other errors."""
+    """Return the HBM bytes per chip that an out-of-memory message says are needed; None for other errors."""
     match = _OUT_OF_MEMORY.search(message)
     return None if match is None else round(float(match[1]) * _UNIT_BYTES[match[2]])
 
@@ -167,19 +168,14 @@ def compile_program(request: CompileRequest) -> CompileResult:
     loaded = load(request.program, mesh_for(slice_, mesh_axes))
     compiled = loaded.jitted.lower(*loaded.arguments).compile()
     text = compiled.as_text()
-    return _result(compiled, loaded, estimate_timeline(text, TorusMesh(slice_, mesh_axes)), text, request.keep_text)
+    return _result(
+        compiled, loaded, estimate_timeline(text, TorusMesh(slice_, mesh_axes)), text, request.keep_text
+    )
 
 
-def argument_specs(compiled: Any, arguments: Sequence[jax.ShapeDtypeStruct]) -> tuple[str, ...]:
-    """Return the sharding that a compiled flat program expects of each argument, as specs of plan files.
-
-    A sharding that no `PartitionSpec` expresses is given as its own text.
-    """
-    shardings = compiled.input_shardings[0]
-    return tuple(_spec_text(sharding, len(argument.shape)) for sharding, argument in zip(shardings, arguments, strict=True))
-
-
-def _result(compiled: Any, loaded: LoadedProgram, timeline: Timeline, text: str, keep_text: bool) -> CompileResult:
+def _result(
+    compiled: Any, loaded: LoadedProgram, timeline: Timeline, text: str, keep_text: bool
+) -> CompileResult:
     memory = compiled.memory_analysis()
     return CompileResult(
         status="ok",
@@ -197,14 +193,13 @@ def _result(compiled: Any, loaded: LoadedProgram, timeline: Timeline, text: str,
     )
 
 
-def _spec_text(sharding: Any, rank: int) -> str:
-    spec = getattr(sharding, "spec", None)
-    return str(sharding) if spec is None else format_spec(normalise(spec, rank))
-
-
 def _chip_values(slice_: Slice) -> dict[str, float]:
     table = chip(slice_.chip.name).quantities
-    changed = {name: known.value for name, known in slice_.chip.quantities.items() if known.value != table[name].value}
+    changed = {
+        name: known.value
+        for name, known in slice_.chip.quantities.items()
+        if known.value != table[name].value
+    }
     return {name.replace("peak_flops_per_second.", "peak_"): value for name, value in changed.items()}
 
 

@@ -1,15 +1,17 @@
 """The collectives of a compiled program, under whichever form the TPU compiler gave them.
 
-A collective is an instruction of its own (`all-gather`), a pair (`all-gather-start`, `all-gather-done`), or hides in
-a fusion:
+A collective is an instruction of its own (`all-gather`), a pair (`all-gather-start`, `all-gather-done`), or
+hides in a fusion:
 
-* `fusion(kind=kCustom, calls=%all-reduce-scatter...)` is a reduce-scatter: inside is an all-reduce and a slice;
-* `async-collective-start` and `-done` are fusions that hold the collective and a custom call `AsyncCollectiveStart` or
-  `AsyncCollectiveDone`; compute fusions between them carry a copy of it, with the same channel;
+* `fusion(kind=kCustom, calls=%all-reduce-scatter...)` is a reduce-scatter: inside is an all-reduce and a
+  slice;
+* `async-collective-start` and `-done` are fusions that hold the collective and a custom call
+  `AsyncCollectiveStart` or `AsyncCollectiveDone`; compute fusions between them carry a copy of it, with the
+  same channel;
 * between slices the compiler leaves `send` and `recv` for the megascale runtime, one rendezvous for both.
 
-Each is found once, with the bytes that its kind is priced by (`autoshard.cost.collectives`): all-gather its output,
-the others their input, per chip.
+Each is found once, with the bytes that its kind is priced by (`autoshard.cost.collectives`): all-gather its
+output, the others their input, per chip.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ _KINDS = {
 }
 _RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
 _TRANSFER = re.compile(r'_xla_megascale_transfer_type="([^"]*)"')
+_SLICES = re.compile(r'_xla_megascale_target="\{([^}]*)\}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,11 @@ def _inner_collective(instruction: Instruction, module: Module) -> tuple[Instruc
 def _wrapped_role(wrapper: Instruction, module: Module) -> Role:
     if wrapper.opcode != "fusion":
         return {"async-start": "start", "async-done": "done"}.get(wrapper.opcode, "carrier")  # type: ignore[return-value]
-    targets = {inner.attributes.get("custom_call_target", "") for computation in module.called_by(wrapper)
-               for inner in computation.instructions}
+    targets = {
+        inner.attributes.get("custom_call_target", "")
+        for computation in module.called_by(wrapper)
+        for inner in computation.instructions
+    }
     starts, ends = '"AsyncCollectiveStart"' in targets, '"AsyncCollectiveDone"' in targets
     if starts != ends:
         return "start" if starts else "done"
@@ -149,7 +155,11 @@ def _described(
 ) -> HloCollective:
     shown = wrapper or instruction
     kind = _KINDS[_base_and_role(instruction.opcode)[0]]
-    if wrapper is not None and kind is Kind.ALL_REDUCE and any("reduce-scatter" in name for name in wrapper.called):
+    if (
+        wrapper is not None
+        and kind is Kind.ALL_REDUCE
+        and any("reduce-scatter" in name for name in wrapper.called)
+    ):
         kind = Kind.REDUCE_SCATTER
     groups, pairs = _members(instruction, kind, module)
     operand_bytes = sum(operand.nbytes for operand in computation.operands_of(instruction))
@@ -167,7 +177,9 @@ def _described(
     )
 
 
-def _members(instruction: Instruction, kind: Kind, module: Module) -> tuple[Groups, tuple[tuple[int, int], ...]]:
+def _members(
+    instruction: Instruction, kind: Kind, module: Module
+) -> tuple[Groups, tuple[tuple[int, int], ...]]:
     if kind is Kind.COLLECTIVE_PERMUTE:
         return (), parse_pairs(instruction.attributes.get("source_target_pairs", "{}"))
     return parse_groups(instruction.attributes.get("replica_groups", "{}"), module.n_partitions), ()
@@ -189,15 +201,20 @@ def _between_slices(instruction: Instruction, computation: Computation) -> HloCo
     if rendezvous is None:
         return None
     kind = _KINDS.get(transfer[1].lower().replace("_", "-") if transfer else "", Kind.COLLECTIVE_PERMUTE)
-    payload = source.shapes[0].nbytes if source.shapes else 0.0
+    sent = source.shapes[0].nbytes if source.shapes else 0.0
     return HloCollective(
         name=instruction.name,
         key=f"rendezvous {rendezvous[1]}",
         role="start" if instruction.opcode == "send" else "done",
         kind=kind,
-        bytes_per_chip=payload,
+        bytes_per_chip=sent * (_n_slices(text) if kind is Kind.ALL_GATHER else 1),
         groups=(),
         pairs=(),
         between_slices=True,
         op_name=source.op_name,
     )
+
+
+def _n_slices(attributes: str) -> int:
+    match = _SLICES.search(attributes)
+    return match[1].count(",") + 1 if match else 1

@@ -1,17 +1,18 @@
 """Scheduled HLO text, parsed: computations, instructions, shapes, attributes, cycles and loops.
 
-`compiled.as_text()` of a TPU program is a schedule: the instructions of a computation stand in the order in which they
-run, and nearly every one that computes carries the compiler's own `estimated_cycles`. Only the text holds all of it
-(the Python bindings of jaxlib give neither shapes nor attributes), and it looks like this::
+`compiled.as_text()` of a TPU program is a schedule: the instructions of a computation stand in the order in
+which they run, and nearly every one that computes carries the compiler's own `estimated_cycles`. Only the
+text holds all of it (the Python bindings of jaxlib give neither shapes nor attributes), and it looks like
+this::
 
     %wide.body (param: (s32[], bf16[512,64])) -> (s32[], bf16[512,64]) {
-      %param = (s32[]{:T(128)}, bf16[512,64]{0,1:T(8,128)(2,1)S(3)}) parameter(0)
-      %all-gather.4 = bf16[512,1024]{0,1} all-gather(%x), replica_groups=[4,16]<=[64], dimensions={1}, metadata={...}
-      ROOT %tuple = (...) tuple(%a, /*index=1*/%b)
+      %param = (s32[]{:T(128)}, bf16[512,64]{0,1:T(8,128)(2,1)S(3)}) parameter(0) %all-gather.4 =
+      bf16[512,1024]{0,1} all-gather(%x), replica_groups=[4,16]<=[64], dimensions={1}, metadata={...} ROOT
+      %tuple = (...) tuple(%a, /*index=1*/%b)
     }
 
-Nothing is assumed of opcodes: an unknown instruction has a name, shapes, operands and attributes like any other.
-Grammar: https://openxla.org/xla/operation_semantics and `xla/hlo/parser`.
+Nothing is assumed of opcodes: an unknown instruction has a name, shapes, operands and attributes like any
+other. Grammar: https://openxla.org/xla/operation_semantics and `xla/hlo/parser`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,16 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 _PARTITIONS = re.compile(r"\bnum_partitions=(\d+)")
 _BITS = re.compile(r"(\d+)")
 _OPENING, _CLOSING = "([{", ")]}"
-_CALL_ATTRIBUTES = ("calls", "to_apply", "body", "condition", "branch_computations", "called_computations",
-                    "true_computation", "false_computation")
+_CALL_ATTRIBUTES = (
+    "calls",
+    "to_apply",
+    "body",
+    "condition",
+    "branch_computations",
+    "called_computations",
+    "true_computation",
+    "false_computation",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +152,16 @@ def parse_module(text: str) -> Module:
             name, instructions = header["name"], []
             entry = name if header["entry"] else entry
         elif line.startswith("}") and name:
-            computations[name] = Computation(name, tuple(instructions), {each.name: each for each in instructions})
+            computations[name] = Computation(
+                name, tuple(instructions), {each.name: each for each in instructions}
+            )
             name = ""
         elif name and (match := _INSTRUCTION.match(line)):
             instructions.append(_parse_instruction(line, match))
     if entry not in computations:
-        raise CompileError("The text is not an HLO module: it has no ENTRY computation. Pass `compiled.as_text()`.")
+        raise CompileError(
+            "The text is not an HLO module: it has no ENTRY computation. Pass `compiled.as_text()`."
+        )
     partitions = _PARTITIONS.search(text.partition("\n")[0])
     return Module(computations, entry, int(partitions[1]) if partitions else 1)
 

@@ -1,9 +1,9 @@
 """How often a compiled loop runs.
 
-TPU text states no trip count, but a scan's loop counts: its condition compares element k of the loop's state with a
-bound, its body adds a constant to that element, and its initial value is a constant. All three are read here, through
-copies and through state elements which the body hands on unchanged; so ``trips = ceil((bound - start) / step)``.
-A `known_trip_count` that the compiler states wins.
+TPU text states no trip count, but a scan's loop counts: its condition compares element k of the loop's state
+with a bound, its body adds a constant to that element, and its initial value is a constant. All three are
+read here, through copies and through state elements which the body hands on unchanged; so ``trips =
+ceil((bound - start) / step)``. A `known_trip_count` that the compiler states wins.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def _state_index(name: str, computation: Computation) -> int | None:
     if instruction is None or instruction.opcode != "get-tuple-element":
         return None
     source = _named(instruction.operands[0], computation)
-    return int(instruction.attributes["index"]) if source is not None and source.opcode == "parameter" else None
+    return (
+        int(instruction.attributes["index"]) if source is not None and source.opcode == "parameter" else None
+    )
 
 
 def _named(name: str, computation: Computation) -> Instruction | None:
@@ -147,6 +149,10 @@ def _named(name: str, computation: Computation) -> Instruction | None:
 
 def _seen_through(instruction: Instruction, computation: Computation) -> Instruction:
     """Return what stands behind copies and casts."""
-    while instruction.opcode in _PASSED_ON and instruction.operands and instruction.operands[0] in computation.by_name:
+    while (
+        instruction.opcode in _PASSED_ON
+        and instruction.operands
+        and instruction.operands[0] in computation.by_name
+    ):
         instruction = computation.by_name[instruction.operands[0]]
     return instruction

@@ -1,9 +1,10 @@
 """HBM bytes of the few compiled instructions for which the compiler counts no cycles.
 
-Nearly all compute carries `estimated_cycles`. What does not is in-place updates, small copies, some gathers and custom
-calls (Pallas kernels). Their time is filled in as bytes over HBM bandwidth, with bytes as the hardware moves them: a
-dynamic-update-slice in place moves its update, a slice or gather what it takes, not the array it takes it from.
-A value in on-chip memory moves no HBM bytes. Kernels that state their own cost (`bytes_accessed`) are believed.
+Nearly all compute carries `estimated_cycles`. What does not is in-place updates, small copies, some gathers
+and custom calls (Pallas kernels). Their time is filled in as bytes over HBM bandwidth, with bytes as the
+hardware moves them: a dynamic-update-slice in place moves its update, a slice or gather what it takes, not
+the array it takes it from. A value in on-chip memory moves no HBM bytes. Kernels that state their own cost
+(`bytes_accessed`) are believed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,20 @@ import re
 from autoshard.hlo import Computation, Instruction, Module, Shape
 
 _NO_TRAFFIC = frozenset({
-    "add-dependency", "after-all", "bitcast", "constant", "domain", "get-tuple-element", "iota", "opt-barrier",
-    "parameter", "partition-id", "replica-id", "tuple", "rng-get-and-update-state",
+    "add-dependency", "after-all", "bitcast", "constant", "domain", "get-tuple-element", "iota",
+    "opt-barrier", "parameter", "partition-id", "replica-id", "tuple", "rng-get-and-update-state",
 })  # fmt: skip
-_NO_TRAFFIC_TARGETS = frozenset({"AllocateBuffer", "ConcatBitcast", "Sharding", "SPMDFullToShardShape",
-                                 "SPMDShardToFullShape", "AsyncCollectiveStart", "AsyncCollectiveDone"})
+_NO_TRAFFIC_TARGETS = frozenset(
+    {
+        "AllocateBuffer",
+        "ConcatBitcast",
+        "Sharding",
+        "SPMDFullToShardShape",
+        "SPMDShardToFullShape",
+        "AsyncCollectiveStart",
+        "AsyncCollectiveDone",
+    }
+)
 _TAKES_A_PART = frozenset({"dynamic-slice", "slice", "gather"})
 _VIEWS = frozenset({"bitcast", "reshape", "copy", "convert"})
 _STATED_BYTES = re.compile(r'"?bytes_accessed"?:\s*"?(\d+)')
@@ -42,7 +52,9 @@ def moved_bytes(instruction: Instruction, computation: Computation, module: Modu
         return 2.0 * hbm_bytes(instruction.shapes)
     if instruction.opcode == "fusion":
         return _fusion_bytes(instruction, computation, module)
-    return hbm_bytes(instruction.shapes) + sum(hbm_bytes(each.shapes) for each in computation.operands_of(instruction))
+    return hbm_bytes(instruction.shapes) + sum(
+        hbm_bytes(each.shapes) for each in computation.operands_of(instruction)
+    )
 
 
 def hbm_bytes(shapes: tuple[Shape, ...]) -> float:
@@ -53,14 +65,21 @@ def hbm_bytes(shapes: tuple[Shape, ...]) -> float:
 def _fusion_bytes(fusion: Instruction, computation: Computation, module: Module) -> float:
     called = module.called_by(fusion)
     if not called:
-        return hbm_bytes(fusion.shapes) + sum(hbm_bytes(each.shapes) for each in computation.operands_of(fusion))
+        return hbm_bytes(fusion.shapes) + sum(
+            hbm_bytes(each.shapes) for each in computation.operands_of(fusion)
+        )
     inner = called[0]
-    reads = sum(_parameter_bytes(each, inner, fusion, computation) for each in inner.instructions
-                if each.opcode == "parameter")
+    reads = sum(
+        _parameter_bytes(each, inner, fusion, computation)
+        for each in inner.instructions
+        if each.opcode == "parameter"
+    )
     return reads + _written_bytes(fusion, inner)
 
 
-def _parameter_bytes(parameter: Instruction, inner: Computation, fusion: Instruction, outer: Computation) -> float:
+def _parameter_bytes(
+    parameter: Instruction, inner: Computation, fusion: Instruction, outer: Computation
+) -> float:
     """Return how much of an operand a fusion reads."""
     number = int(parameter.argument)
     operand = outer.by_name.get(fusion.operands[number]) if number < len(fusion.operands) else None
@@ -101,5 +120,7 @@ def _written_bytes(fusion: Instruction, inner: Computation) -> float:
 
 
 def _operand_bytes(instruction: Instruction, number: int, computation: Computation) -> float:
-    operand = computation.by_name.get(instruction.operands[number]) if number < len(instruction.operands) else None
+    operand = (
+        computation.by_name.get(instruction.operands[number]) if number < len(instruction.operands) else None
+    )
     return 0.0 if operand is None or not hbm_bytes(instruction.shapes) else operand.nbytes

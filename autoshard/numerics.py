@@ -1,14 +1,15 @@
 """Inputs from a seed, and whether two programs' outputs agree.
 
-Candidates are timed and compared on made-up inputs that keep deep networks finite: floats of rank 2 and more are
-normals of standard deviation ``1 / sqrt(largest dim)``, so that a matmul keeps its operand's scale; floats of rank 0
-and 1 lie in [0.5, 1], which is valid as a gain, a bias, a variance or a step size; integers lie in
-``[0, integer_bound)``, which must be valid as token ids and positions. Where the outputs of the unsharded program are
-not finite under them, `non_negative` inputs are the second try (square roots of optimizer moments, say).
+Candidates are timed and compared on made-up inputs that keep deep networks finite: floats of rank 2 and more
+are normals of standard deviation ``1 / sqrt(largest dim)``, so that a matmul keeps its operand's scale;
+floats of rank 0 and 1 lie in [0.5, 1], which is valid as a gain, a bias, a variance or a step size; integers
+lie in ``[0, integer_bound)``, which must be valid as token ids and positions. Where the outputs of the
+unsharded program are not finite under them, `non_negative` inputs are the second try (square roots of
+optimizer moments, say).
 
-Sharding changes the order of sums, so outputs agree up to rounding: for each output
-``error = max |actual - expected| / max |expected|``, and the tolerance is that of the coarsest float type which the
-program takes or returns.
+Sharding changes the order of sums, so outputs agree up to rounding: for each output ``error = max |actual -
+expected| / max |expected|``, and the tolerance is that of the coarsest float type which the program takes or
+returns.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Comparison:
     detail: str = ""
 
 
-def make_input(shape: Sequence[int], dtype: Any, seed: int, *, integer_bound: int = 2, non_negative: bool = False) -> Any:
+def make_input(
+    shape: Sequence[int], dtype: Any, seed: int, *, integer_bound: int = 2, non_negative: bool = False
+) -> Any:
     """Return one input: a numpy array, or a JAX array for typed PRNG keys.
 
     Args:
@@ -77,18 +80,27 @@ def make_input(shape: Sequence[int], dtype: Any, seed: int, *, integer_bound: in
     return np.resize(values.astype(np.dtype(dtype)), tuple(shape)) if size else np.zeros(tuple(shape), dtype)
 
 
-def make_inputs(arguments: Iterable[Any], seed: int, *, integer_bound: int = 2, non_negative: bool = False) -> list[Any]:
-    """Return one input per argument (anything with `shape` and `dtype`); argument i is drawn from `(seed, i)`."""
+def make_inputs(
+    arguments: Iterable[Any], seed: int, *, integer_bound: int = 2, non_negative: bool = False
+) -> list[Any]:
+    """Return one input per argument (with `shape` and `dtype`), each from the seed and its index."""
     return [
-        make_input(argument.shape, argument.dtype, seed * 1_000_003 + index, integer_bound=integer_bound,
-                   non_negative=non_negative)
+        make_input(
+            argument.shape,
+            argument.dtype,
+            seed * 1_000_003 + index,
+            integer_bound=integer_bound,
+            non_negative=non_negative,
+        )
         for index, argument in enumerate(arguments)
     ]
 
 
 def all_finite(arrays: Iterable[Any]) -> bool:
     """Say whether every float of every array is finite."""
-    return all(bool(np.isfinite(_widened(array)).all()) for array in arrays if not _is_exact(np.asarray(array)))
+    return all(
+        bool(np.isfinite(_widened(array)).all()) for array in arrays if not _is_exact(np.asarray(array))
+    )
 
 
 def tolerance_of(dtypes: Iterable[Any]) -> float:
@@ -98,15 +110,18 @@ def tolerance_of(dtypes: Iterable[Any]) -> float:
     return max((_TOLERANCES.get(_real_name(name), _COARSE_TOLERANCE) for name in floats), default=0.0)
 
 
-def compare(actual: Sequence[Any], expected: Sequence[Any], paths: Sequence[str], tolerance: float) -> Comparison:
+def compare(
+    actual: Sequence[Any], expected: Sequence[Any], paths: Sequence[str], tolerance: float
+) -> Comparison:
     """Compare outputs leaf by leaf.
 
     Args:
         actual: outputs of a candidate.
         expected: outputs of the unsharded program, in the same order.
         paths: a name for each output.
-        tolerance: relative error allowed, see `tolerance_of`. Integers must be equal if it is finer than a float16's;
-            else up to a quarter of an array's elements (at least one) may differ, as an argmax of rounded values may.
+        tolerance: relative error allowed, see `tolerance_of`. Integers must be equal if it is finer than a
+            float16's; else up to a quarter of an array's elements (at least one) may differ, as an argmax of
+            rounded values may.
     """
     if len(actual) != len(expected):
         return Comparison(False, np.inf, "", tolerance, f"{len(actual)} outputs, expected {len(expected)}")
@@ -131,11 +146,17 @@ def _compare_leaf(actual: Array, expected: Array, path: str, tolerance: float, s
     wide_actual, wide_expected = _widened(actual), _widened(expected)
     finite = np.isfinite(wide_expected)
     if not np.array_equal(np.isfinite(wide_actual), finite):
-        return Comparison(False, np.inf, path, tolerance, f"output {path} is not finite where the expected one is")
-    difference = float(np.abs(wide_actual - wide_expected, where=finite, out=np.zeros(finite.shape)).max(initial=0.0))
+        return Comparison(
+            False, np.inf, path, tolerance, f"output {path} is not finite where the expected one is"
+        )
+    difference = float(
+        np.abs(wide_actual - wide_expected, where=finite, out=np.zeros(finite.shape)).max(initial=0.0)
+    )
     error = difference / scale if scale else difference
     agrees = error <= tolerance
-    detail = "" if agrees else f"output {path} is off by {error:.3g} of its magnitude, allowed is {tolerance:.3g}"
+    detail = (
+        "" if agrees else f"output {path} is off by {error:.3g} of its magnitude, allowed is {tolerance:.3g}"
+    )
     return Comparison(agrees, error, path, tolerance, detail)
 
 

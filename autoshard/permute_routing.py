@@ -1,9 +1,9 @@
-"""Time of a compiled collective-permute: each pair's bytes are routed over the torus, and the busiest link decides.
+"""Time of a compiled collective-permute: pairs are routed over the torus, and the busiest link decides.
 
-A permute that the compiler inserts need not be one step along a mesh axis: reordering the axes of a sharded dim moves
-shards between far chips. Each pair is routed dim by dim, x first, the shorter way round a ring; a link in one direction
-carries the bytes of every pair routed over it: ``seconds = base + hop * longest + bytes * load / link bandwidth``.
-Pairs in different slices go through the data-center network.
+A permute that the compiler inserts need not be one step along a mesh axis: reordering the axes of a sharded
+dim moves shards between far chips. Each pair is routed dim by dim, x first, the shorter way round a ring; a
+link in one direction carries the bytes of every pair routed over it: ``seconds = base + hop * longest + bytes
+* load / link bandwidth``. Pairs in different slices go through the data-center network.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def permute_seconds(
     if (sources == targets).all():
         return 0.0, frozenset()
     if (sources[0] != targets[0]).any():
-        return chip.dcn_base_seconds + bytes_per_chip / chip.dcn_bytes_per_second, frozenset({(-1, 1), (-1, -1)})
+        return chip.dcn_base_seconds + bytes_per_chip / chip.dcn_bytes_per_second, frozenset(
+            {(-1, 1), (-1, -1)}
+        )
     load, longest, links = _route(sources[1:], targets[1:], mesh)
     if chip.wrap_rule == "switch":
         load, longest = 1, 1

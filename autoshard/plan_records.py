@@ -140,11 +140,11 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
 
 
 class TensorRecord(Record, frozen=True, kw_only=True):
-    """One constrained value that is no einsum's result, such as the sum of a residual add."""
+    """One constrained value that is no einsum's result, such as a residual add; `spec` is None while it is an open sum."""
 
     name: str
     source: str
-    spec: str
+    spec: str | None
     trips: int
     collectives: tuple[CollectiveRecord, ...] = ()
     hbm_seconds: float

@@ -1,8 +1,9 @@
 """A candidate program as bytes, so that a child process can compile or time it without the user's modules.
 
-A plan is judged by compiling the function under it, and compilers and devices are used in child processes: a crash
-then costs one candidate. What crosses the border is a `jax.export` module (StableHLO with its shardings) of a *flat*
-function: leaves in, leaves out. Pytrees do not cross, so a model's own node types need not be importable in the child.
+A plan is judged by compiling the function under it, and compilers and devices are used in child processes: a
+crash then costs one candidate. What crosses the border is a `jax.export` module (StableHLO with its
+shardings) of a *flat* function: leaves in, leaves out. Pytrees do not cross, so a model's own node types need
+not be importable in the child.
 
 Source: https://docs.jax.dev/en/latest/export/export.html. Serialisation needs the package `flatbuffers`.
 """
@@ -19,6 +20,7 @@ import msgspec
 
 from autoshard.cost.torus import MeshAxis
 from autoshard.errors import CompileError
+from autoshard.specs import format_spec, normalise
 
 if TYPE_CHECKING:
     import jax
@@ -55,7 +57,8 @@ class LoadedProgram:
     Attributes:
         jitted: takes and returns flat arrays; donates what the program donates. Lower it with `*arguments`.
         arguments: shape, dtype and sharding of every flat argument.
-        result_shardings: sharding of every flat result, None where the program leaves the choice to the compiler.
+        result_shardings: sharding of every flat result, None where the program leaves the choice to the
+            compiler.
     """
 
     jitted: Any
@@ -85,18 +88,21 @@ def export_program(
     """Lower a function for one platform and serialise it.
 
     Args:
-        function: what to run, jitted or not; constraints inside it name the axes of `abstract_mesh(mesh_axes)`.
-        abstract_args: positional arguments, pytrees of `jax.ShapeDtypeStruct`. A leaf's `sharding`, a `NamedSharding`
-            over `abstract_mesh(mesh_axes)`, is the argument's sharding; a leaf without one is replicated.
+        function: what to run, jitted or not; constraints inside it name the axes of
+            `abstract_mesh(mesh_axes)`.
+        abstract_args: positional arguments, pytrees of `jax.ShapeDtypeStruct`. A leaf's `sharding`, a
+            `NamedSharding` over `abstract_mesh(mesh_axes)`, is the argument's sharding; a leaf without one is
+            replicated.
         abstract_kwargs: keyword arguments, likewise.
         platform: `tpu`, `cpu`, `cuda` or `rocm`.
         donate: indices of the donated arguments in the flat order of `jax.tree.leaves((args, kwargs))`.
         mesh_axes: the mesh; empty for an unsharded program.
-        out_shardings: pytree of `NamedSharding` with the structure of the result, or one sharding for all; None leaves
-            the choice to the compiler.
+        out_shardings: pytree of `NamedSharding` with the structure of the result, or one sharding for all;
+            None leaves the choice to the compiler.
 
     Raises:
-        CompileError: `flatbuffers` is not installed, or the function holds code that `jax.export` cannot serialise.
+        CompileError: `flatbuffers` is not installed, or the function holds code that `jax.export` cannot
+            serialise.
     """
     import jax
 
@@ -131,7 +137,8 @@ def load(program: Program, mesh: jax.sharding.Mesh) -> LoadedProgram:
 
     Args:
         program: what `export_program` returned.
-        mesh: devices with the names and sizes of the program's mesh axes; one device for an unsharded program.
+        mesh: devices with the names and sizes of the program's mesh axes; one device for an unsharded
+            program.
     """
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
@@ -151,12 +158,29 @@ def load(program: Program, mesh: jax.sharding.Mesh) -> LoadedProgram:
     return LoadedProgram(jitted, arguments, result_shardings)
 
 
+def argument_specs(compiled: Any, arguments: Sequence[jax.ShapeDtypeStruct]) -> tuple[str, ...]:
+    """Return the sharding that a compiled flat program expects of each argument, as specs of plan files.
+
+    A sharding that no `PartitionSpec` expresses is given as its own text.
+    """
+    shardings = compiled.input_shardings[0]
+    return tuple(
+        _spec_text(sharding, len(argument.shape))
+        for sharding, argument in zip(shardings, arguments, strict=True)
+    )
+
+
 def argument_path(path: Sequence[Any]) -> str:
-    """Return the path of a leaf of `(args, kwargs)` as text: `0['params']['w']`, or `cache[0]` for a keyword."""
+    """Return the path of a leaf of `(args, kwargs)` as text: `0['w']`, or `cache[0]` for a keyword."""
     import jax
 
     _, name, *rest = path
     return f"{getattr(name, 'idx', getattr(name, 'key', name))}{jax.tree_util.keystr(tuple(rest))}"
+
+
+def _spec_text(sharding: Any, rank: int) -> str:
+    spec = getattr(sharding, "spec", None)
+    return str(sharding) if spec is None else format_spec(normalise(spec, rank))
 
 
 def _flat_shardings(out_shardings: Any, result: Any) -> Any:
@@ -184,7 +208,7 @@ def _serialise(jitted: Any, leaves: Sequence[Any], platform: str) -> bytes:
         checks = _named_custom_calls(str(error))
         if not checks:
             raise
-        # The compatibility promise concerns modules kept for months; ours live for seconds, under one version of JAX.
+        # The compatibility promise concerns modules kept for months; these live for minutes, under one JAX.
         exported = jax.export.export(jitted, platforms=[platform], disabled_checks=checks)
         return bytes(exported(*leaves).serialize())
 
@@ -201,6 +225,6 @@ def _named_custom_calls(message: str) -> list[Any]:
 def _require_flatbuffers() -> None:
     if find_spec("flatbuffers") is None:
         raise CompileError(
-            "Candidates are handed to child processes with `jax.export`, which needs the package `flatbuffers`: "
+            "Candidates reach child processes by `jax.export`, which needs the package `flatbuffers`: "
             "run `pip install flatbuffers`, or choose `refine='none'`."
         )

@@ -4,8 +4,9 @@ XLA writes the groups of a collective in three ways, all of which list partition
 
 * ``{{0,1},{2,3}}`` plainly; ``{}`` is all partitions in one group;
 * ``[4,2]<=[2,4]T(1,0)``: ids 0..7 in an array of shape [2,4], transposed by (1,0), reshaped to 4 groups of 2;
-* ``mesh['a'=4,'b'=16] {'b'}``: ids in an array with named axes, grouped over the axes in braces. An axis may be a part
-  of one, ``'b':(2)4``: split b into 2, 4 and the rest, and take the 4; a device order may follow the mesh.
+* ``mesh['a'=4,'b'=16] {'b'}``: ids in an array with named axes, grouped over the axes in braces. An axis may
+  be a part of one, ``'b':(2)4``: split b into 2, 4 and the rest, and take the 4; a device order may follow
+  the mesh.
 
 Partition id k is the k-th device of the mesh, so groups map back to mesh axes: see `axes_of_groups`.
 """
@@ -68,8 +69,8 @@ def axes_of_groups(groups: Groups, mesh: TorusMesh) -> tuple[int, ...] | None:
         mesh: the mesh whose k-th place is partition k.
 
     Returns:
-        Indices in `mesh.axes`, rising; () for groups of one chip. None when the groups are not the chips that differ
-        in certain axes and agree in the rest; `varying_axes` then names all axes concerned.
+        Indices in `mesh.axes`, rising; () for groups of one chip. None when the groups are not the chips that
+        differ in certain axes and agree in the rest; `varying_axes` then names all axes concerned.
     """
     axes = varying_axes(groups, mesh)
     expected = prod(mesh.axes[axis].size for axis in axes)
@@ -79,25 +80,12 @@ def axes_of_groups(groups: Groups, mesh: TorusMesh) -> tuple[int, ...] | None:
 
 
 def varying_axes(groups: Sequence[Sequence[int]], mesh: TorusMesh) -> tuple[int, ...]:
-    """Return the mesh axes along which some group has chips at different places; indices in `mesh.axes`, rising."""
+    """Return the indices of the mesh axes along which some group has chips at different places, rising."""
     varying: set[int] = set()
     for group in groups:
         places = np.stack(np.unravel_index(np.asarray(group, dtype=np.int64), mesh.shape))
         varying.update(np.flatnonzero((places != places[:, :1]).any(axis=1)).tolist())
     return tuple(sorted(varying))
-
-
-def step_of_pairs(pairs: Sequence[tuple[int, int]], mesh: TorusMesh) -> int | None:
-    """Return the direction, +1 or -1, when every pair is one step the same way round one mesh axis; else None."""
-    sources, targets = (np.stack(np.unravel_index(np.asarray(ids), mesh.shape)) for ids in zip(*pairs, strict=True))
-    sizes = np.asarray(mesh.shape)[:, None]
-    shifts = {tuple(column) for column in ((targets - sources) % sizes).T.tolist()}
-    if len(shifts) != 1:
-        return None
-    (axis, shift), *others = [(axis, step) for axis, step in enumerate(shifts.pop()) if step] or [(0, 0)]
-    if others or shift not in (1, mesh.shape[axis] - 1):
-        return None
-    return 1 if shift == 1 else -1
 
 
 def _mesh_groups(match: re.Match[str]) -> _Ids:
@@ -106,7 +94,9 @@ def _mesh_groups(match: re.Match[str]) -> _Ids:
     ids = _device_order(match["order"], prod(sizes.values()))
     shape, dim_of_part = list[int](), dict[int, int]()
     for name, size in sizes.items():
-        for factor, part in _split_axis(size, {i: part for i, part in enumerate(parts) if part["name"] == name}):
+        for factor, part in _split_axis(
+            size, {i: part for i, part in enumerate(parts) if part["name"] == name}
+        ):
             if part is not None:
                 dim_of_part[part] = len(shape)
             shape.append(factor)
@@ -122,7 +112,11 @@ def _split_axis(size: int, parts: dict[int, re.Match[str]]) -> list[tuple[int, i
         before, taken = int(part["before"] or 1), int(part["size"] or size)
         factors += [(before // position, None), (taken, number)]
         position = before * taken
-    return [(factor, part) for factor, part in (*factors, (size // position, None)) if factor > 1 or part is not None]
+    return [
+        (factor, part)
+        for factor, part in (*factors, (size // position, None))
+        if factor > 1 or part is not None
+    ]
 
 
 def _device_order(text: str | None, n_partitions: int) -> _Ids:

@@ -1,13 +1,16 @@
 """Step time of a compiled TPU program, read off its schedule.
 
-The compiler counts the cycles of everything that computes and of nothing that communicates, so the schedule is walked
-in order with two clocks:
+The compiler counts the cycles of everything that computes and of nothing that communicates, so the schedule
+is walked in order with two clocks:
 
-* compute: ``cycles / clock_hz``; the few instructions without cycles are filled in as bytes over HBM bandwidth;
-* collectives: priced by `autoshard.cost.collectives` on the torus axes that their replica groups span. A synchronous
-  one stops the walk; an asynchronous one holds its links (both directions of each torus dim it spans; a permute only
-  those it uses) from its start, beside compute, and the walk waits at its done for what is left: the exposed part.
-* copies between HBM and on-chip memory (`copy-start`, `slice-start`) run beside compute likewise, one after another.
+* compute: ``cycles / clock_hz``; the few instructions without cycles are filled in as bytes over HBM
+  bandwidth;
+* collectives: priced by `autoshard.cost.collectives` on the torus axes that their replica groups span. A
+  synchronous one stops the walk; an asynchronous one holds its links (both directions of each torus dim it
+  spans; a permute only those it uses) from its start, beside compute, and the walk waits at its done for what
+  is left: the exposed part.
+* copies between HBM and on-chip memory (`copy-start`, `slice-start`) run beside compute likewise, one after
+  another.
 
 A loop's body counts as often as it runs, a conditional as its slowest branch. So
 ``seconds = compute + filled + exposed collectives``, exactly.
@@ -100,7 +103,7 @@ def estimate_timeline(program: str | Module, mesh: TorusMesh) -> Timeline:
 
 
 def priced_axes(collective: HloCollective, mesh: TorusMesh) -> tuple[tuple[int, ...], bool]:
-    """Return the mesh axes (indices) by which a collective is priced, and whether its groups are exactly these.
+    """Return the mesh axes (indices) that price a collective, and whether its groups are exactly these.
 
     Groups that are only a part of the chips along the axes are priced as if they were all of them.
     """
@@ -226,7 +229,7 @@ class _Schedule:
         self._record(found, seconds, 0.0, asynchronous=True)
 
     def _start_copy(self, instruction: Instruction) -> None:
-        moved = _copied_hbm_bytes(instruction, self.computation)
+        moved = _copied_hbm_bytes(instruction)
         end = self._earliest([_DMA]) + moved / self._hbm_bytes_per_second()
         self._hold([_DMA], end)
         self.started[instruction.name] = _Open(end, -1)
@@ -242,7 +245,9 @@ class _Schedule:
             return
         self._expose(waited)
         collective = self.collectives[opened.place]
-        self.collectives[opened.place] = replace(collective, exposed_seconds=collective.exposed_seconds + waited)
+        self.collectives[opened.place] = replace(
+            collective, exposed_seconds=collective.exposed_seconds + waited
+        )
 
     def _nested(self, instruction: Instruction) -> None:
         timelines = [self.walk.of(called) for called in self._callees(instruction)]
@@ -297,10 +302,10 @@ class _Schedule:
         return chip.hbm_bytes_per_second * chip.hbm_streaming_fraction
 
 
-def _copied_hbm_bytes(instruction: Instruction, computation: Computation) -> float:
+def _copied_hbm_bytes(instruction: Instruction) -> float:
     """Return the bytes that a copy between HBM and on-chip memory moves over the HBM's wires."""
-    context_free = [shape for shape in instruction.shapes if shape.dims and shape.dtype not in ("s32", "u32")]
-    copied = min((shape.nbytes for shape in context_free), default=0.0)
-    in_hbm = [shape for shape in context_free if hbm_bytes((shape,))]
+    arrays = [shape for shape in instruction.shapes if shape.dims]  # the rest is the pair's context
+    copied = min((shape.nbytes for shape in arrays), default=0.0)
+    in_hbm = [shape for shape in arrays if hbm_bytes((shape,))]
     both_sides = instruction.opcode == "copy-start" and len(in_hbm) == 2
     return copied * (2 if both_sides else 1) if in_hbm else 0.0

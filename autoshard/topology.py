@@ -1,10 +1,10 @@
-"""Devices of a slice in coordinate order: described ones for the ahead-of-time compiler, or the attached ones.
+"""Devices of a slice in coordinate order: described ones for the compiler, or the attached ones.
 
-The TPU compiler runs on a host without a TPU: `jax.experimental.topologies` describes the chips of any slice, and a
-mesh over those descriptions compiles like one over real chips. Devices are ordered by slice, then by coordinates with
-x slowest, so that the array of a slice has the shape `[num_slices?, *topology]`; a mesh axis of size n and stride s
-on a torus dim then steps s chips along that dim. Under `compiler_environment()` the compiler needs no metadata server
-and writes nothing to the terminal.
+The TPU compiler runs on a host without a TPU: `jax.experimental.topologies` describes the chips of any slice,
+and a mesh over those descriptions compiles like one over real chips. Devices are ordered by slice, then by
+coordinates with x slowest, so that the array of a slice has the shape `[num_slices?, *topology]`; a mesh axis
+of size n and stride s on a torus dim then steps s chips along that dim. Under `compiler_environment()` the
+compiler needs no metadata server and writes nothing to the terminal.
 """
 
 from __future__ import annotations
@@ -38,19 +38,21 @@ def compiler_skip_reason(slice_: Slice) -> str | None:
     if slice_.chip.kind != "tpu":
         return f"{name} is not a TPU: the ahead-of-time compiler knows TPUs only"
     if name == "tpu7x":
-        return "tpu7x shows two devices per chip to the compiler, which a plan of one device per chip does not describe"
+        return "tpu7x shows the compiler two devices per chip, and a plan describes one per chip"
     if name not in _COMPILER_CHIPS:
-        return f"the compiler has no description of {name} chips: it knows {', '.join(sorted(_COMPILER_CHIPS))}"
+        return (
+            f"the compiler has no description of {name} chips: it knows {', '.join(sorted(_COMPILER_CHIPS))}"
+        )
     if not libtpu_available():
         return "the package `libtpu` is not installed: run `pip install 'jax[tpu]'` or `pip install libtpu`"
     return None
 
 
 def compiler_environment() -> dict[str, str]:
-    """Return the variables under which a child process compiles for TPUs, quietly and beside other processes."""
+    """Return the variables under which a child compiles for TPUs, quietly and beside other processes."""
     return {
         "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",  # entries of ahead-of-time TPU programs are written but never read
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # it writes such entries, but cannot read them
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5e-8",  # any legal value: it only stops the search for a metadata server
@@ -62,7 +64,7 @@ def compiler_environment() -> dict[str, str]:
 
 
 def aot_devices(slice_: Slice) -> np.ndarray[Any, np.dtype[np.object_]]:
-    """Return compiler devices of a slice, shaped `[*topology]`, or `[num_slices, *topology]` for several slices.
+    """Return compiler devices of a slice, shaped `[*topology]`, or `[num_slices, *topology]` for several.
 
     Raises:
         CompileError: the compiler cannot describe this slice; the message says why.
@@ -74,15 +76,19 @@ def aot_devices(slice_: Slice) -> np.ndarray[Any, np.dtype[np.object_]]:
         raise CompileError(f"`{slice_.name}` cannot be compiled for: {reason}.")
     name = f"{slice_.chip.name}:{'x'.join(map(str, slice_.topology))}"
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=name, **_topology_options(slice_))
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=name, **_topology_options(slice_)
+        )
     except Exception as error:  # the compiler raises bare runtime errors for a topology it refuses
         raise CompileError(f"The TPU compiler cannot describe `{slice_.name}`: {error}") from error
     shape = slice_.topology if slice_.num_slices == 1 else (slice_.num_slices, *slice_.topology)
     return in_coordinate_order(described.devices, shape)
 
 
-def in_coordinate_order(devices: Sequence[Any], shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.object_]]:
-    """Return devices as an array of a shape, sorted by slice and coordinates; devices without coordinates by id.
+def in_coordinate_order(
+    devices: Sequence[Any], shape: Sequence[int]
+) -> np.ndarray[Any, np.dtype[np.object_]]:
+    """Return devices as an array, sorted by slice and coordinates; devices without coordinates by id.
 
     Raises:
         CompileError: there are not as many devices as the shape holds.
@@ -114,7 +120,7 @@ def arrange(
 
 
 def chip_indices(mesh_axes: Sequence[MeshAxis]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return, for every place in a mesh, the index of its chip in coordinate order; shape: the axes' sizes."""
+    """Return the index, in coordinate order, of the chip at every place of a mesh; shape: the axes' sizes."""
     coordinates = chip_coordinates(mesh_axes)
     extents = [torus_extent(mesh_axes, dim) for dim in range(-1, _TORUS_DIMS)]
     index = np.zeros(coordinates.shape[1:], dtype=np.int64)
@@ -124,7 +130,7 @@ def chip_indices(mesh_axes: Sequence[MeshAxis]) -> np.ndarray[Any, np.dtype[np.i
 
 
 def chip_coordinates(mesh_axes: Sequence[MeshAxis]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the coordinates of every place in a mesh: shape `[4, *sizes]`, row 0 the slice index, then x, y, z."""
+    """Return the coordinates of every place in a mesh: `[4, *sizes]`, rows are slice index, x, y and z."""
     sizes = tuple(axis.size for axis in mesh_axes)
     coordinates = np.zeros((1 + _TORUS_DIMS, *sizes), dtype=np.int64)
     for axis, index in zip(mesh_axes, np.indices(sizes), strict=True):
@@ -138,7 +144,7 @@ def torus_extent(mesh_axes: Sequence[MeshAxis], torus_dim: int) -> int:
 
 
 def mesh_for(slice_: Slice, mesh_axes: Sequence[MeshAxis]) -> jax.sharding.Mesh:
-    """Return the mesh of compiler devices of a slice, with axes of type Auto; one chip when there are no axes."""
+    """Return the mesh of compiler devices of a slice, axes of type Auto; one chip when there are no axes."""
     devices = aot_devices(slice_).reshape(-1)
     return mesh_of(devices if mesh_axes else devices[:1], mesh_axes)
 
@@ -165,4 +171,9 @@ def _topology_options(slice_: Slice) -> Mapping[str, Any]:
 
 def _place(device: Any) -> tuple[Any, ...]:
     coordinates = tuple(getattr(device, "coords", ()) or ())
-    return getattr(device, "slice_index", 0) or 0, coordinates, getattr(device, "core_on_chip", 0) or 0, device.id
+    return (
+        getattr(device, "slice_index", 0) or 0,
+        coordinates,
+        getattr(device, "core_on_chip", 0) or 0,
+        device.id,
+    )

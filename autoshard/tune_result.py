@@ -21,12 +21,14 @@ class TuneResult:
         search_seconds: time of the search by the model alone, after tracing and before any compiler.
         total_seconds: time of the whole run.
         candidates: every candidate with what each tier said of it, the winner among them, best first.
+        interrupted: whether Ctrl-C ended the run early, with the best plan known by then.
     """
 
     plan: Plan
     search_seconds: float
     total_seconds: float
     candidates: tuple[RunnerUp, ...]
+    interrupted: bool = False
 
 
 def to_json(result: TuneResult, plan_path: str | None) -> str:

@@ -1,13 +1,14 @@
 """Jobs in child processes: a crash, a time-out or an error costs one job, never the run.
 
-Compilers and device runtimes can abort their process, and some of their settings must stand before JAX starts, so
-candidates are compiled and timed in children. A child is a module run as `python -m MODULE FD`; it calls `serve` and
-answers requests until its pipe closes, so one import of JAX serves many jobs. The parent is a single thread that
-waits for whichever child answers first. Requests and answers are msgpack messages over a socket pair.
+Compilers and device runtimes can abort their process, and some of their settings must stand before JAX
+starts, so candidates are compiled and timed in children. A child is a module run as `python -m MODULE FD`; it
+calls `serve` and answers requests until its pipe closes, so one import of JAX serves many jobs. The parent is
+a single thread that waits for whichever child answers first. Requests and answers are msgpack messages over a
+socket pair.
 
 Parent::
 
-    for outcome in run_jobs(requests, module="autoshard.compile_worker", workers=2, time_limit_seconds=120): ...
+    for outcome in run_jobs(requests, module="package.child", workers=2, time_limit_seconds=120): ...
 
 Child::
 
@@ -24,7 +25,7 @@ import tempfile
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
@@ -74,6 +75,7 @@ class _Child:
     connection: Connection
     stderr: IO[bytes]
     job: int = -1
+    limit_seconds: float = 0.0
     deadline: float = 0.0
     log_start: int = 0
     jobs_left: int = _JOBS_PER_CHILD
@@ -88,19 +90,21 @@ def run_jobs(
     time_limit_seconds: float,
     environment: Mapping[str, str] | None = None,
     on_start: Callable[[int], None] | None = None,
-) -> Iterator[Outcome]:
+    on_progress: Callable[[int, str], None] | None = None,
+) -> Generator[Outcome, None, None]:
     """Run every request in a child process and yield the outcomes in the order in which they finish.
 
-    Closing the generator, an exception in its consumer and Ctrl-C all end the children; outcomes that were already
-    yielded remain the caller's.
+    Closing the generator, an exception in its consumer and Ctrl-C all end the children; outcomes that were
+    already yielded remain the caller's.
 
     Args:
         requests: msgspec-encodable values, one per job.
         module: import name of the child's module.
         workers: how many children may run at once.
-        time_limit_seconds: per job, counted from the moment the child was sent the request.
+        time_limit_seconds: for a job to end or to report progress, counted from its start or its last report.
         environment: variables set in the children beside those of this process.
         on_start: called with a job's index when it is sent to a child.
+        on_progress: called with a job's index and the text that its handler reported.
     """
     waiting = deque(range(len(requests)))
     children: list[_Child] = []
@@ -109,7 +113,7 @@ def run_jobs(
             children = [child for child in children if child.job >= 0 or _reusable(child)]
             while waiting and (child := _free_child(children, workers, module, environment)) is not None:
                 _send(child, waiting.popleft(), requests, time_limit_seconds, on_start)
-            yield from _finished([child for child in children if child.job >= 0])
+            yield from _finished([child for child in children if child.job >= 0], on_progress)
     finally:
         for child in children:
             _end(child)
@@ -120,7 +124,8 @@ def serve(handle: Callable[[_Request, Callable[[str], None]], Any], request_type
     """Answer requests until the parent closes the pipe; the child's side of `run_jobs`.
 
     Args:
-        handle: called with a request and a function that reports progress; returns a msgspec-encodable answer.
+        handle: called with a request and a function that reports progress; returns a msgspec-encodable
+            answer.
         request_type: what the requests decode to.
     """
     connection = Connection(int(sys.argv[1]))
@@ -155,7 +160,7 @@ def _free_child(
 
 def _spawn(module: str, environment: Mapping[str, str]) -> _Child:
     ours, theirs = Pipe()
-    stderr = tempfile.TemporaryFile()
+    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
     package_root = str(Path(__file__).resolve().parent.parent)
     search_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
     process = subprocess.Popen(
@@ -181,34 +186,38 @@ def _send(
     if on_start is not None:
         on_start(job)
     child.job, child.reported = job, ""
-    child.deadline = time.monotonic() + time_limit_seconds
+    child.limit_seconds, child.deadline = time_limit_seconds, time.monotonic() + time_limit_seconds
     child.log_start = os.fstat(child.stderr.fileno()).st_size
     child.jobs_left -= 1
-    with suppress(BrokenPipeError, ConnectionResetError):  # a child that died shows as end of file when it is read
+    with suppress(
+        BrokenPipeError, ConnectionResetError
+    ):  # a child that died shows as end of file when it is read
         child.connection.send_bytes(msgspec.msgpack.encode(requests[job]))
 
 
-def _finished(busy: list[_Child]) -> Iterator[Outcome]:
+def _finished(busy: list[_Child], on_progress: Callable[[int, str], None] | None) -> Iterator[Outcome]:
     by_connection = {id(child.connection): child for child in busy}
     patience = max(0.0, min(child.deadline for child in busy) - time.monotonic())
     ready = {id(connection) for connection in wait([child.connection for child in busy], timeout=patience)}
     for key, child in by_connection.items():
         if key in ready:
-            outcome = _receive(child)
+            outcome = _receive(child, on_progress)
             if outcome is not None:
                 yield outcome
         elif time.monotonic() >= child.deadline:
             _end(child)
-            yield _outcome(child, "timed out", detail="no answer within the time limit")
+            yield _outcome(child, "timed out", detail=f"no answer within {child.limit_seconds:g} s")
 
 
-def _receive(child: _Child) -> Outcome | None:
+def _receive(child: _Child, on_progress: Callable[[int, str], None] | None) -> Outcome | None:
     try:
         message = msgspec.msgpack.decode(child.connection.recv_bytes(), type=_Message)
     except (EOFError, ConnectionResetError):
         return _outcome(child, "crashed", detail=_end(child))
     if message.kind == "progress":
-        child.reported = message.text
+        child.reported, child.deadline = message.text, time.monotonic() + child.limit_seconds
+        if on_progress is not None:
+            on_progress(child.job, message.text)
         return None
     return _outcome(child, message.kind, message.answer, message.text)
 

@@ -44,6 +44,7 @@ class Chip:
         dcn_bytes_per_second: Share of one chip in its host's network, one direction.
         dcn_base_seconds: Time of a collective of no bytes between slices.
         exposed_ici_fraction: Share of the interconnect time that compute does not hide.
+        joint_dim_fraction: Share that a collective reaches of the links beyond the two per chip of a single ring.
         peak_flops_per_second: Peak by dtype name; use `peak` for any dtype.
         quantities: Unit, provenance and source of each number; use `source`.
     """
@@ -70,6 +71,7 @@ class Chip:
     dcn_bytes_per_second: float
     dcn_base_seconds: float
     exposed_ici_fraction: float
+    joint_dim_fraction: float
     peak_flops_per_second: Mapping[str, float] = field(hash=False)
     quantities: Mapping[str, Quantity] = field(hash=False, repr=False)
 

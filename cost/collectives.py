@@ -12,7 +12,9 @@ group and W the bandwidth into one chip:
 
 Bandwidth. The paper divides by one number (270e9 B/s for v4), the sum of all six links; here W is the sum
 over the torus dims that the group spans: two links per dim that is a ring, one link per dim that is a line
-(its end chips have only one). Dims of very different bandwidth cannot all be kept busy: for every set S of
+(its end chips have only one). One ring through all chips of a group keeps two links of each busy; links beyond
+these two need several rings at once, which published collectives reach only in part: they count by
+``joint_dim_fraction`` (see the chip table). Dims of very different bandwidth cannot all be kept busy: for every set S of
 dims, the n/n_S chips that agree in S lack ``D (1 - 1/n_S)`` between them, which must come over their links
 in S, so the time is at least ``D (1 - 1/n_S) / (n/n_S W_S)``. Mixing the orders in which dims are gathered
 reaches the largest of these bounds. Parts of a torus dim:
@@ -43,6 +45,9 @@ import numpy.typing as npt
 
 from autoshard.cost.chips import Chip
 from autoshard.cost.torus import DCN_DIM, MeshAxis, TorusMesh
+
+_RING_LINKS = 2.0
+"""Links of a chip that one ring in both directions uses."""
 
 Floats = npt.NDArray[np.float64]
 Axes = tuple[int, ...]
@@ -173,34 +178,36 @@ def _ici_law(kind: Kind, dims: list[list[_Segment]], chip: Chip) -> Law:
     if not dims:
         return Law(0.0, 0.0)
     switched = chip.wrap_rule == "switch"
-    per_link = _switched_load(kind, dims) if switched else _torus_load(kind, dims)
+    per_link = _switched_load(kind, dims) if switched else _torus_load(kind, dims, chip.joint_dim_fraction)
     hops = 1 if switched else sum(segment.hops for segments in dims for segment in segments)
     rounds = 2 if kind is Kind.ALL_REDUCE else 1
     latency_seconds = chip.collective_base_seconds + chip.hop_seconds * hops * rounds
     return Law(latency_seconds, per_link / chip.link_bytes_per_second)
 
 
-def _torus_load(kind: Kind, dims: list[list[_Segment]]) -> float:
+def _torus_load(kind: Kind, dims: list[list[_Segment]], joint_dim_fraction: float) -> float:
     """Bytes that the busiest link carries, per byte of the collective."""
     if kind is Kind.ALL_TO_ALL:
         return max(sum(segment.crossing for segment in segments) for segments in dims)
     if kind is Kind.COLLECTIVE_PERMUTE:
         return max(float(segment.stride) for segments in dims for segment in segments)
     sizes_and_links = [(_n_chips(segments), _dim_links(segments)) for segments in dims]
-    return (2 if kind is Kind.ALL_REDUCE else 1) * _gather_load(sizes_and_links)
+    return (2 if kind is Kind.ALL_REDUCE else 1) * _gather_load(sizes_and_links, joint_dim_fraction)
 
 
-def _gather_load(dims: list[tuple[int, float]]) -> float:
+def _gather_load(dims: list[tuple[int, float]], joint_dim_fraction: float) -> float:
     """The all-gather's bound of every set of torus dims, each a number of chips and links into a chip."""
     n_chips = math.prod(size for size, _ in dims)
     sets = (some for count in range(1, len(dims) + 1) for some in itertools.combinations(dims, count))
-    return max(_cut_load(n_chips, some) for some in sets)
+    return max(_cut_load(n_chips, some, joint_dim_fraction) for some in sets)
 
 
-def _cut_load(n_chips: int, dims: tuple[tuple[int, float], ...]) -> float:
+def _cut_load(n_chips: int, dims: tuple[tuple[int, float], ...], joint_dim_fraction: float) -> float:
     """Share of D that each of the dims' links carries at least."""
     size = math.prod(size for size, _ in dims)
-    return (size - 1) / n_chips / sum(links for _, links in dims)
+    links = sum(links for _, links in dims)
+    in_ring = min(links, _RING_LINKS)
+    return (size - 1) / n_chips / (in_ring + joint_dim_fraction * (links - in_ring))
 
 
 def _n_chips(segments: list[_Segment]) -> int:

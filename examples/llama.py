@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array, ShapeDtypeStruct, lax
 
 import autoshard
 
@@ -68,7 +68,7 @@ def layer_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 def abstract_params(config: Config) -> Params:
     """The parameters as `ShapeDtypeStruct`s: instant, whatever the size."""
-    of = functools.partial(jax.ShapeDtypeStruct, dtype=config.dtype)
+    of = functools.partial(ShapeDtypeStruct, dtype=config.dtype)
     stack = (config.layers,) if config.scan_layers else ()
     layer = {name: of((*stack, *shape)) for name, shape in layer_shapes(config).items()}
     return {
@@ -109,7 +109,7 @@ def abstract_cache(config: Config, batch: int, context: int) -> Cache:
     Time comes before batch, as the TPU compiler wants it: batch first has it copy the whole cache every step.
     """
     stack = (config.layers,) if config.scan_layers else ()
-    one = jax.ShapeDtypeStruct((*stack, context, config.kv_heads, batch, config.d_head), config.dtype)
+    one = ShapeDtypeStruct((*stack, context, config.kv_heads, batch, config.d_head), config.dtype)
     layer = {"keys": one, "values": one}
     return layer if config.scan_layers else [layer] * config.layers
 
@@ -291,18 +291,19 @@ def read(cache: Array, layer: Array | None) -> Array:
     """One layer's keys or values [t, k, b, d]."""
     if layer is None:
         return cache
-    return lax.dynamic_index_in_dim(cache, layer, keepdims=False, allow_negative_indices=False)
+    one: Array = lax.dynamic_index_in_dim(cache, layer, keepdims=False, allow_negative_indices=False)
+    return one
 
 
 def decode_inputs(config: Config, batch: int, context: int) -> tuple[Any, ...]:
     """The abstract arguments of `decode`: params, cache, tokens, position."""
-    tokens, position = jax.ShapeDtypeStruct((batch,), "int32"), jax.ShapeDtypeStruct((), "int32")
+    tokens, position = ShapeDtypeStruct((batch,), "int32"), ShapeDtypeStruct((), "int32")
     return abstract_params(config), abstract_cache(config, batch, context), tokens, position
 
 
 def prefill_inputs(config: Config, batch: int, context: int) -> tuple[Any, ...]:
     """The abstract arguments of `prefill`: params, tokens."""
-    return abstract_params(config), jax.ShapeDtypeStruct((batch, context), "int32")
+    return abstract_params(config), ShapeDtypeStruct((batch, context), "int32")
 
 
 def decode_target(config: Config, batch: int, context: int) -> tuple[Step, Inputs]:
@@ -317,7 +318,7 @@ def prefill_target(config: Config, batch: int, context: int) -> tuple[Step, Inpu
     )
 
 
-# `autoshard tune examples/llama.py:NAME --slice CHIP:TOPOLOGY` plans these; until then each is plain `jax.jit`.
+# `autoshard tune examples/llama.py:NAME --slice CHIP:TOPOLOGY` plans these; untuned they are plain `jax.jit`.
 
 
 @autoshard.jit(

@@ -9,13 +9,14 @@ Nothing here says how to shard anything. `autoshard tune examples/palm.py:decode
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array, ShapeDtypeStruct, lax
 
 import autoshard
 
@@ -71,15 +72,16 @@ def matrix_shapes(config: Config) -> dict[str, tuple[int, int, int]]:
 
 def abstract_params(config: Config) -> Params:
     """The parameters as `ShapeDtypeStruct`s: instant, whatever the size."""
-    of = jax.ShapeDtypeStruct
-    layers: Params = {"norm": of((config.layers, config.d_model), config.dtype)}
+    layers: Params = {"norm": ShapeDtypeStruct((config.layers, config.d_model), config.dtype)}
     for name, shape in matrix_shapes(config).items():
         if config.weight_dtype == "int8":
-            layers[name] = {"int8": of(shape, "int8"), "scale": of((shape[0], shape[2]), config.dtype)}
+            scale = ShapeDtypeStruct((shape[0], shape[2]), config.dtype)
+            layers[name] = {"int8": ShapeDtypeStruct(shape, "int8"), "scale": scale}
         else:
-            layers[name] = of(shape, config.weight_dtype)
-    embed = of((config.vocab, config.d_model), config.dtype)
-    return {"embed": embed, "final_norm": of((config.d_model,), config.dtype), "layers": layers}
+            layers[name] = ShapeDtypeStruct(shape, config.weight_dtype)
+    embed = ShapeDtypeStruct((config.vocab, config.d_model), config.dtype)
+    final_norm = ShapeDtypeStruct((config.d_model,), config.dtype)
+    return {"embed": embed, "final_norm": final_norm, "layers": layers}
 
 
 def init_params(config: Config, seed: int = 0) -> Params:
@@ -107,14 +109,15 @@ def abstract_cache(config: Config, batch: int, context: int) -> Cache:
 
     Time comes before batch, as the TPU compiler wants it: batch first has it copy the whole cache every step.
     """
-    one = jax.ShapeDtypeStruct((config.layers, context, batch, config.d_head), config.dtype)
+    one = ShapeDtypeStruct((config.layers, context, batch, config.d_head), config.dtype)
     return {"keys": one, "values": one}
 
 
-def matmul(equation: str, x: Array, weight: Any) -> Array:
+def matmul(equation: str, x: Array, weight: Array | Params) -> Array:
     """An einsum with a weight; an int8 one is converted on the way in, its scale applied on the way out."""
     if isinstance(weight, dict):
-        return jnp.einsum(equation, x, weight["int8"].astype(x.dtype)) * weight["scale"]
+        scaled: Array = jnp.einsum(equation, x, weight["int8"].astype(x.dtype)) * weight["scale"]
+        return scaled
     return jnp.einsum(equation, x, weight)
 
 
@@ -204,7 +207,7 @@ def unembed(params: Params, x: Array) -> Array:
     """The last position's logits [b, v] in float32, by the tied embedding, scaled by d_model ** -0.5."""
     last = rms_norm(lax.index_in_dim(x, x.shape[1] - 1, axis=1, keepdims=False), params["final_norm"])
     logits = jnp.einsum("be,ve->bv", last, params["embed"], preferred_element_type=jnp.float32)
-    return logits * x.shape[-1] ** -0.5
+    return logits * (1 / math.sqrt(x.shape[-1]))
 
 
 def prefill(params: Params, tokens: Array, *, config: Config) -> tuple[Array, Cache]:
@@ -270,13 +273,13 @@ def read(cache: Cache, layer: Array) -> tuple[Array, Array]:
 
 def decode_inputs(config: Config, batch: int, context: int) -> tuple[Any, ...]:
     """The abstract arguments of `decode`: params, cache, tokens, position."""
-    tokens, position = jax.ShapeDtypeStruct((batch,), "int32"), jax.ShapeDtypeStruct((), "int32")
+    tokens, position = ShapeDtypeStruct((batch,), "int32"), ShapeDtypeStruct((), "int32")
     return abstract_params(config), abstract_cache(config, batch, context), tokens, position
 
 
 def prefill_inputs(config: Config, batch: int, context: int) -> tuple[Any, ...]:
     """The abstract arguments of `prefill`: params, tokens."""
-    return abstract_params(config), jax.ShapeDtypeStruct((batch, context), "int32")
+    return abstract_params(config), ShapeDtypeStruct((batch, context), "int32")
 
 
 def decode_target(config: Config, batch: int, context: int) -> tuple[Step, Inputs]:
@@ -291,7 +294,7 @@ def prefill_target(config: Config, batch: int, context: int) -> tuple[Step, Inpu
     )
 
 
-# `autoshard tune examples/palm.py:NAME --slice CHIP:TOPOLOGY` plans these; until then each is plain `jax.jit`.
+# `autoshard tune examples/palm.py:NAME --slice CHIP:TOPOLOGY` plans these; untuned they are plain `jax.jit`.
 
 
 @autoshard.jit(

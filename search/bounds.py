@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoshard.search.network import FloatArray, Network, Pair
+from autoshard.search.reduction import Reduced
 
 Potentials = Mapping[Pair, tuple[FloatArray, FloatArray]]
 
@@ -131,3 +132,20 @@ class DualAscent:
         value = self._network.value(labels)
         if value < self.value:
             self.labels, self.value = labels, value
+
+
+def expanded(potentials: Potentials, reduced: Reduced, sizes: Sequence[int]) -> Potentials:
+    """Potentials of a reduced network as vectors over all labels, zero where a label is gone."""
+
+    def expand(i: int, vector: FloatArray) -> FloatArray:
+        full = np.zeros(sizes[i])
+        full[reduced.kept[i]] = vector
+        return full
+
+    return {(i, j): (expand(i, mine), expand(j, theirs)) for (i, j), (mine, theirs) in potentials.items()}
+
+
+def sliced(potentials: Potentials, reduced: Reduced) -> Potentials:
+    """Potentials over all labels cut to the labels of a reduced network."""
+    kept = reduced.kept
+    return {(i, j): (mine[kept[i]], theirs[kept[j]]) for (i, j), (mine, theirs) in potentials.items()}

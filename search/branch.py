@@ -7,17 +7,16 @@ tables has its labels split in two halves, likely and unlikely, and both are sea
 the open nodes is a proven bound at any time, so the search can be stopped by a time limit.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from time import monotonic
 
 import numpy as np
 
-from autoshard.search.bounds import DualAscent, Potentials
+from autoshard.search.bounds import DualAscent, Potentials, expanded, sliced
 from autoshard.search.elimination import Elimination
 from autoshard.search.errors import NoSolutionError, TimeLimitError
-from autoshard.search.network import BoolArray, FloatArray, IntArray, Network
+from autoshard.search.network import BoolArray, IntArray, Network
 from autoshard.search.order import Order, elimination_order
 from autoshard.search.reduction import Reduced, reduce
 from autoshard.search.solution import Solution
@@ -39,7 +38,7 @@ class Effort:
         rounds: attempts to prune before branching.
     """
 
-    direct_operations: float = 5e7
+    direct_operations: float = 2e8
     most_operations: float = 1e10
     largest_table: float = 4e7
     sweeps: int = 6
@@ -119,7 +118,7 @@ class BranchAndBound:
         order = elimination_order(reduced.network)
         if order.operations <= effort.direct_operations:
             return self._eliminate(reduced, order)
-        dual = DualAscent(reduced.network, _sliced(node.potentials, reduced))
+        dual = DualAscent(reduced.network, sliced(node.potentials, reduced))
         for _ in range(effort.rounds):
             before = (dual.bound, order.operations)
             self._sweep(reduced, dual)
@@ -166,8 +165,8 @@ class BranchAndBound:
         if all(mask.all() for mask in masks):
             return reduced, dual
         fewer = reduced.further(masks)
-        full = _expanded(dual.potentials, reduced, self._network.sizes)
-        return fewer, DualAscent(fewer.network, _sliced(full, fewer))
+        full = expanded(dual.potentials, reduced, self._network.sizes)
+        return fewer, DualAscent(fewer.network, sliced(full, fewer))
 
     def _is_progress(self, before: tuple[float, float], after: tuple[float, float]) -> bool:
         gain = after[0] - before[0]
@@ -185,7 +184,7 @@ class BranchAndBound:
 
     def _postpone(self, reduced: Reduced, dual: DualAscent, node: _Node) -> None:
         """Put a node back whose examination the deadline cut short."""
-        potentials = _expanded(dual.potentials, reduced, self._network.sizes)
+        potentials = expanded(dual.potentials, reduced, self._network.sizes)
         bound = max(dual.bound, node.bound)
         heappush(self._open, _Node(bound, node.serial, node.allowed, potentials))
 
@@ -193,8 +192,8 @@ class BranchAndBound:
         """Open two children: the likely and the unlikely labels of the variable in the costliest tables."""
         i = _costliest(reduced.network, order)
         ranked = np.argsort(dual.label_bounds[i], kind="stable")
-        allowed = [_mask(kept, size) for kept, size in zip(reduced.kept, self._network.sizes, strict=True)]
-        potentials = _expanded(dual.potentials, reduced, self._network.sizes)
+        allowed = reduced.masks(self._network.sizes)
+        potentials = expanded(dual.potentials, reduced, self._network.sizes)
         for half in np.array_split(ranked, 2):
             child = list(allowed)
             child[i] = _mask(reduced.kept[i][half], self._network.size(i))
@@ -237,20 +236,3 @@ def _mask(labels: IntArray, size: int) -> BoolArray:
     mask = np.zeros(size, np.bool_)
     mask[labels] = True
     return mask
-
-
-def _expanded(potentials: Potentials, reduced: Reduced, sizes: Sequence[int]) -> Potentials:
-    """Potentials of a reduced network as vectors over all labels, zero where a label is gone."""
-
-    def expand(i: int, vector: FloatArray) -> FloatArray:
-        full = np.zeros(sizes[i])
-        full[reduced.kept[i]] = vector
-        return full
-
-    return {(i, j): (expand(i, mine), expand(j, theirs)) for (i, j), (mine, theirs) in potentials.items()}
-
-
-def _sliced(potentials: Potentials, reduced: Reduced) -> Potentials:
-    """Potentials over all labels cut to the labels of a reduced network."""
-    kept = reduced.kept
-    return {(i, j): (mine[kept[i]], theirs[kept[j]]) for (i, j), (mine, theirs) in potentials.items()}

@@ -1,9 +1,9 @@
 """Minimising a network under budgets: Lagrangian bounds, repaired incumbents, branch and bound on the rest.
 
-First the budgets are ignored; most often the optimum keeps them and all is said. Otherwise prices give a lower
-bound (`lagrange`), every assignment met is repaired into an incumbent (`repair`), labels whose priced bound
-exceeds the incumbent are removed for good, and what gap remains is closed by splitting the labels of one variable
-between assignments on either side of the limit, each side with prices of its own.
+First the budgets are ignored; most often the optimum keeps them and all is said. Otherwise prices give a
+lower bound (`lagrange`), every assignment met is repaired into an incumbent (`repair`), labels whose priced
+bound exceeds the incumbent are removed for good, and what gap remains is closed by splitting the labels of
+one variable between assignments on either side of the limit, each side with prices of its own.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,19 @@ from time import monotonic
 
 import numpy as np
 
-from autoshard.search.bounds import DualAscent
-from autoshard.search.budget_rows import BudgetRow, priced, without_costs
-from autoshard.search.elimination import Elimination
+from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.errors import BudgetError, NoSolutionError, TimeLimitError
+from autoshard.search.label_bounds import label_bounds
 from autoshard.search.lagrange import Dual, Relaxation, Sample, maximise
+from autoshard.search.least_use import least_use, thriftiest
 from autoshard.search.network import BoolArray, FloatArray, Network
-from autoshard.search.order import elimination_order
 from autoshard.search.reduction import Reduced, reduce
 from autoshard.search.repair import Repair
 from autoshard.search.solution import Solution
 from autoshard.search.solver import solve
 
 _TOLERANCE = 1e-9
-_ROOT_STEPS, _STEPS = 40, 6
-_MARGINAL_OPERATIONS = 3e6
-_SWEEPS = 6
+_ROOT_STEPS, _STEPS = (5, 8, 20), (6,)  # networks to solve for prices, before each pruning of labels
 
 
 def solve_with_budgets(
@@ -49,8 +46,9 @@ def solve_with_budgets(
         time_limit_seconds: stop after about this long with the best found and its proven bound.
 
     Returns:
-        The solution. `method` is that of `solver.solve` when no budget binds, "priced" when prices alone closed
-        the gap or time was up before branching, "priced branch and bound" otherwise.
+        The solution. `method` is that of `solver.solve` when no budget binds, "priced" when prices alone
+        closed the gap, "priced branch and bound" otherwise. `prices` are those of the root, empty when no
+        budget binds: `k_best(priced(network, rows, prices), ...)` ranks what else is worth a look.
 
     Raises:
         BudgetError: one row cannot be kept, or all together cannot; names a row, its least use and its limit.
@@ -67,27 +65,7 @@ def solve_with_budgets(
     free = solve(network, gap=gap, time_limit_seconds=time_limit_seconds)
     if all(row.use(free.labels) <= limit for row, limit in zip(checked, limits, strict=True)):
         return free
-    search = _Search(network, checked, np.array(limits, dtype=np.float64), gap, deadline)
-    search.meet(free.labels)
-    return search.run(free)
-
-
-def least_use(network: Network, row: BudgetRow, limit: float) -> tuple[int, ...]:
-    """The assignment, of those the network allows, that uses least of a resource.
-
-    Raises:
-        BudgetError: it uses more than the limit.
-    """
-    thrifty = solve(priced(without_costs(network), [row], [1.0]))
-    if thrifty.bound > limit and row.use(thrifty.labels) > limit:
-        message = f"budget {row.name}: the least possible use is {thrifty.value:.6g}, the limit {limit:.6g}"
-        raise BudgetError(
-            f"{message}; raise the limit or allow labels that use less",
-            row=row.name,
-            minimum_use=thrifty.bound,
-            limit=limit,
-        )
-    return thrifty.labels
+    return _Search(network, checked, np.array(limits, dtype=np.float64), gap, deadline).run(free)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -117,15 +95,16 @@ class _Search:
         self._open: list[_Node] = []
         self._closed = np.inf
         self._serial = 0
+        self._prices = np.zeros(len(rows))
 
     def run(self, free: Solution) -> Solution:
         """Search from the unbudgeted solution on."""
         thrifty = [
-            least_use(self._network, row, limit)
-            for row, limit in zip(self._rows, self._limits, strict=True)
+            least_use(self._network, row, limit) for row, limit in zip(self._rows, self._limits, strict=True)
         ]
-        relaxation = Relaxation(self._rows, self._limits, abs(free.value) or 1.0, self.meet)
-        samples = tuple(relaxation.sample(labels) for labels in (free.labels, *thrifty))
+        scale = abs(free.value) or 1.0
+        relaxation = Relaxation(self._network, self._rows, self._limits, scale, self.meet)
+        samples = tuple(s for labels in (free.labels, *thrifty) for s in relaxation.samples(labels))
         everything = [np.ones(size, np.bool_) for size in self._network.sizes]
         self._push(Dual(free.bound, np.zeros(len(self._rows)), samples), everything)
         self._process(heappop(self._open), relaxation, _ROOT_STEPS)
@@ -138,28 +117,31 @@ class _Search:
         if self._labels is None and not self._open:
             row, limit = self._rows[0], float(self._limits[0])
             message = f"the budgets cannot be kept together: {', '.join(row.name for row in self._rows)}"
-            least = solve(priced(without_costs(self._network), [row], [1.0])).bound
+            least = thriftiest(self._network, row).bound
             raise BudgetError(f"{message}; raise a limit", row=row.name, minimum_use=least, limit=limit)
         if self._labels is None:
             raise TimeLimitError("no assignment within the budgets was found in time; allow more time")
         if bound >= self._value - _TOLERANCE * abs(self._value):
             bound = self._value
         method = "priced" if self._serial == 1 else "priced branch and bound"
-        return Solution(self._labels, self._value, bound, method)
+        return Solution(self._labels, self._value, bound, method, tuple(self._prices.tolist()))
 
-    def meet(self, labels: tuple[int, ...]) -> tuple[float, FloatArray]:
-        """Learn from an assignment; returns its cost and its use beyond the limits."""
-        cost, excess = self._network.value(labels), self._repair.excess(labels)
-        if labels not in self._met and np.isfinite(cost):
-            self._met.add(labels)
-            if (excess <= 0).all():
-                self._offer(labels, cost)
-            better = self._repair(labels)
-            if better is not None:
-                self._offer(better, self._network.value(better))
-        return cost, excess
+    def meet(self, labels: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Learn from an assignment of finite cost; returns its repaired form when there is a new one."""
+        if labels in self._met:
+            return ()
+        self._met.add(labels)
+        if (self._repair.excess(labels) <= 0).all():
+            self._offer(labels)
+        better = self._repair(labels)
+        if better is None or better in self._met:
+            return ()
+        self._met.add(better)
+        self._offer(better)
+        return (better,)
 
-    def _offer(self, labels: tuple[int, ...], cost: float) -> None:
+    def _offer(self, labels: tuple[int, ...]) -> None:
+        cost = self._network.value(labels)
         if cost < self._value:
             self._labels, self._value = labels, cost
 
@@ -168,50 +150,55 @@ class _Search:
             return np.inf
         return self._value - max(self._gap, _TOLERANCE) * abs(self._value)
 
-    def _process(self, node: _Node, relaxation: Relaxation, steps: int) -> None:
+    def _process(self, node: _Node, relaxation: Relaxation, steps: Sequence[int]) -> None:
         """Bound a node; close it or split it."""
         try:
             reduced = reduce(self._network, dict(enumerate(node.allowed)))
+            dual = Dual(node.bound, node.prices, node.samples)
+            for most_steps in steps:
+                if self._is_hopeless(reduced):
+                    return
+                dual = self._bounded(relaxation, reduced, dual, most_steps)
+                if node.serial == 1:
+                    self._prices = dual.prices
+                if dual.bound >= self._cutoff():
+                    self._closed = min(self._closed, dual.bound)
+                    return
+                reduced = reduced.further(self._promising(reduced, dual))
         except NoSolutionError:
             return
-        rows = [row.cut(reduced.kept) for row in self._rows]
-        if any(row.least() > limit for row, limit in zip(rows, self._limits, strict=True)):
+        except TimeLimitError:
+            heappush(self._open, node)
             return
-        dual = Dual(node.bound, node.prices, node.samples)
-        try:
-            dual = self._bounded(relaxation, reduced, dual, steps)
-        except NoSolutionError:
-            return
-        if dual.bound >= self._cutoff():
-            self._closed = min(self._closed, dual.bound)
-            return
-        masks = self._promising(reduced, rows, dual)
-        allowed = [np.zeros(size, np.bool_) for size in self._network.sizes]
-        for full, kept, mask in zip(allowed, reduced.kept, masks, strict=True):
-            full[kept[mask]] = True
-        self._split(dual, allowed)
+        self._split(dual, reduced.masks(self._network.sizes))
+
+    def _is_hopeless(self, reduced: Reduced) -> bool:
+        """Whether even the least entries of some row add up to more than its limit."""
+        least = [row.cut(reduced.kept).least() for row in self._rows]
+        return any(use > limit for use, limit in zip(least, self._limits, strict=True))
 
     def _bounded(self, relaxation: Relaxation, reduced: Reduced, dual: Dual, steps: int) -> Dual:
-        return maximise(
-            relaxation, reduced, dual, cutoff=self._cutoff, steps=steps, deadline=self._deadline
-        )
+        """The node's dual, raised; only the samples still allowed may stand in for planes."""
+        masks = reduced.masks(self._network.sizes)
+        samples = tuple(sample for sample in dual.samples if sample.is_allowed(masks))
+        start = Dual(dual.bound, dual.prices, samples)
+        return maximise(relaxation, reduced, start, cutoff=self._cutoff, steps=steps, deadline=self._deadline)
 
-    def _promising(self, reduced: Reduced, rows: Sequence[BudgetRow], dual: Dual) -> list[BoolArray]:
+    def _promising(self, reduced: Reduced, dual: Dual) -> list[BoolArray]:
         """Masks of the labels of `reduced` whose priced bound does not exceed the incumbent."""
+        rows = [row.cut(reduced.kept) for row in self._rows]
         charged = reduce(priced(reduced.network, rows, list(dual.prices)))
         most = self._value * (1 + _TOLERANCE) if self._value > 0 else self._value * (1 - _TOLERANCE)
         most += float(dual.prices @ self._limits)
         masks = [np.zeros(size, np.bool_) for size in reduced.network.sizes]
-        for mask, kept, bounds in zip(masks, charged.kept, _label_bounds(charged.network), strict=True):
+        for mask, kept, bounds in zip(masks, charged.kept, label_bounds(charged.network), strict=True):
             mask[kept] = bounds <= most
         return masks
 
     def _split(self, dual: Dual, allowed: list[BoolArray]) -> None:
         """Open two children that part the labels of one variable; close a node of a single assignment."""
-        samples = [sample for sample in dual.samples if _is_allowed(sample, allowed)]
+        samples = [sample for sample in dual.samples if sample.is_allowed(allowed)]
         choice = [i for i, mask in enumerate(allowed) if mask.sum() > 1]
-        if any(not mask.any() for mask in allowed):
-            return
         if not choice:
             self.meet(tuple(int(np.argmax(mask)) for mask in allowed))
             return
@@ -225,7 +212,7 @@ class _Search:
     def _parting(
         self, dual: Dual, samples: Sequence[Sample], choice: Sequence[int], allowed: Sequence[BoolArray]
     ) -> tuple[int, BoolArray]:
-        """The variable on which good assignments within and beyond the limits differ most, and its parting."""
+        """The variable on which good assignments within and beyond the limits differ most, and a parting."""
         uses = {i: self._priced_use(i, dual.prices) for i in choice}
         ranked = sorted(samples, key=lambda sample: sample.cost + float(np.maximum(sample.excess, 0).sum()))
         within = [sample for sample in ranked if max(sample.excess) <= 0][:1]
@@ -255,18 +242,3 @@ class _Search:
     def _push(self, dual: Dual, allowed: list[BoolArray]) -> None:
         self._serial += 1
         heappush(self._open, _Node(dual.bound, self._serial, allowed, dual.prices, dual.samples))
-
-
-def _is_allowed(sample: Sample, allowed: Sequence[BoolArray]) -> bool:
-    return all(mask[label] for mask, label in zip(allowed, sample.labels, strict=True))
-
-
-def _label_bounds(network: Network) -> Sequence[FloatArray]:
-    """Bounds per label: exact where that is cheap, by dual ascent where not."""
-    order = elimination_order(network)
-    if order.operations <= _MARGINAL_OPERATIONS:
-        return Elimination(network, order).min_marginals()
-    dual = DualAscent(network)
-    for _ in range(_SWEEPS):
-        dual.sweep()
-    return dual.label_bounds

@@ -1,7 +1,8 @@
 """Resources that an assignment uses, linear in its labels, and networks that charge for them.
 
-A row gives each label, and where wanted each pair of labels, a use (bytes of HBM, say); a budget demands that the
-uses of an assignment sum to at most a limit. Charging a price per unit, lambda >= 0, turns a budget into costs:
+A row gives each label, and where wanted each pair of labels, a use (bytes of HBM, say); a budget demands
+that the uses of an assignment sum to at most a limit. Charging a price per unit, lambda >= 0, turns a
+budget into costs:
 
     priced(x) = value(x) + sum_r lambda_r * use_r(x).
 """
@@ -52,10 +53,12 @@ class BudgetRow:
 
     def _array(self, use: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
         array = np.asarray(use, dtype=np.float64)
+        if -1 in shape:
+            raise ValueError(f"budget {self.name}: names a variable that the network does not have")
         if array.shape != shape:
-            raise ValueError(f"budget {self.name}: expected uses of shape {shape} (-1: no such variable), got {array.shape}")
+            raise ValueError(f"budget {self.name}: expected uses of shape {shape}, got {array.shape}")
         if not np.isfinite(array).all():
-            raise ValueError(f"budget {self.name}: uses must be finite; forbid a label by its cost, not by its use")
+            raise ValueError(f"budget {self.name}: uses must be finite; forbid a label by its cost instead")
         return array
 
     def cut(self, kept: Sequence[IntArray]) -> "BudgetRow":
@@ -82,14 +85,3 @@ def priced(network: Network, rows: Sequence[BudgetRow], prices: Sequence[float])
             for (i, j), matrix in row.pairwise.items():
                 result.add_pairwise(i, j, np.asarray(matrix) * price)
     return result
-
-
-def without_costs(network: Network) -> Network:
-    """The network with every finite cost at zero: what is forbidden stays forbidden."""
-    unary = [np.where(np.isfinite(vector), 0.0, np.inf) for vector in network.unary]
-    pairwise = {
-        pair: np.where(np.isfinite(matrix), 0.0, np.inf)
-        for pair, matrix in network.pairwise.items()
-        if not np.isfinite(matrix).all()
-    }
-    return Network.of(network.names, unary, pairwise)

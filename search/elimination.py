@@ -21,9 +21,13 @@ from autoshard.search.order import Order, elimination_order
 
 
 class Elimination:
-    """The buckets and messages of one complete elimination of a network."""
+    """The buckets and messages of one complete elimination of a network.
 
-    __slots__ = ("_buckets", "_home", "_messages", "_order", "_sizes", "minimum")
+    Attributes:
+        minimum: the least cost of any assignment, +inf when there is none.
+    """
+
+    __slots__ = ("_buckets", "_downward", "_home", "_messages", "_order", "_rank", "_sizes", "minimum")
 
     def __init__(self, network: Network, order: Order | None = None) -> None:
         """Eliminate all variables.
@@ -34,14 +38,15 @@ class Elimination:
         """
         self._order = order or elimination_order(network)
         self._sizes = network.sizes
-        rank = {v: at for at, v in enumerate(self._order.sequence)}
-        self._buckets = _filled(network, rank)
+        self._rank = {v: at for at, v in enumerate(self._order.sequence)}
+        self._buckets = _filled(network, self._rank)
+        self._downward: dict[int, Factor] = {}
         self._messages: list[Factor] = []
         self._home: list[int] = []
         self.minimum = 0.0
         for at, scope in enumerate(self._order.scopes):
             message = project(self._buckets[at], scope, self._sizes)
-            home = min((rank[v] for v in scope), default=-1)
+            home = min((self._rank[v] for v in scope), default=-1)
             self._messages.append(message)
             self._home.append(home)
             if scope:
@@ -64,34 +69,29 @@ class Elimination:
 
     def min_marginals(self) -> tuple[FloatArray, ...]:
         """Least cost of any assignment using each label: vectors [K_i], +inf where none exists."""
+        return tuple(self.marginal(v) for v in range(len(self._sizes)))
+
+    def marginal(self, v: int) -> FloatArray:
+        """Least cost of any assignment using each label of one variable: vector [K_v]."""
         if np.isinf(self.minimum):
-            return tuple(np.full(size, np.inf) for size in self._sizes)
-        others = self.minimum - self._constants()
-        downward = self._distribute()
-        result: list[FloatArray] = [np.empty(0)] * len(self._sizes)
-        for at, v in enumerate(self._order.sequence):
-            vector = project([*self._buckets[at], *downward[at]], (v,), self._sizes).table
-            result[v] = vector + others[at]
-        return tuple(result)
+            return np.full(self._sizes[v], np.inf)
+        path = [self._rank[v]]
+        while self._home[path[-1]] >= 0:
+            path.append(self._home[path[-1]])
+        for at in reversed(path[:-1]):
+            self._hand_back(at)
+        table = project([*self._buckets[path[0]], *self._beyond(path[0])], (v,), self._sizes).table
+        return table + (self.minimum - float(self._messages[path[-1]].table))
 
-    def _distribute(self) -> list[list[Factor]]:
-        """For each bucket, the message from its home bucket: the cost of all that lies beyond it."""
-        downward: list[list[Factor]] = [[] for _ in self._buckets]
-        for at in reversed(range(len(self._buckets))):
-            home = self._home[at]
-            if home >= 0:
-                message = self._messages[at]
-                beyond = [factor for factor in self._buckets[home] if factor is not message]
-                downward[at] = [project([*beyond, *downward[home]], message.scope, self._sizes)]
-        return downward
+    def _hand_back(self, at: int) -> None:
+        """The message to a bucket from its home: the least cost of all that is not below the bucket."""
+        if at not in self._downward:
+            home, message = self._home[at], self._messages[at]
+            others = [factor for factor in self._buckets[home] if factor is not message]
+            self._downward[at] = project([*others, *self._beyond(home)], message.scope, self._sizes)
 
-    def _constants(self) -> FloatArray:
-        """For each bucket, the minimum of its own connected component."""
-        constants = np.zeros(len(self._buckets))
-        for at in reversed(range(len(self._buckets))):
-            home = self._home[at]
-            constants[at] = constants[home] if home >= 0 else float(self._messages[at].table)
-        return constants
+    def _beyond(self, at: int) -> list[Factor]:
+        return [self._downward[at]] if at in self._downward else []
 
 
 def min_marginals(network: Network) -> tuple[FloatArray, ...]:

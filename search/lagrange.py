@@ -4,11 +4,11 @@ For prices lambda >= 0 every assignment x within the limits has
 
     value(x) >= L(lambda) = min over y of value(y) + lambda . (use(y) - limit),
 
-and the minimum is a network without budgets. L is concave and piecewise linear; every assignment ever met is a
-plane above it. Kelley's cutting planes (1960) take the highest point below the planes met so far as the next
-prices, until the bound there touches the planes. With one budget that is the secant method (Handler & Zang
-1980). The assignments met on the way are where incumbents come from. Geoffrion, *Lagrangean relaxation for
-integer programming*, 1974.
+and the minimum is a network without budgets. L is concave and piecewise linear; every assignment ever met
+is a plane above it. Kelley's cutting planes (1960) take the highest point below the planes met so far as
+the next prices, until the bound there touches the planes. With one budget that is the secant method
+(Handler & Zang 1980). The assignments met on the way are where incumbents come from. Geoffrion, *Lagrangean
+relaxation for integer programming*, 1974.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from autoshard.search.budget_rows import BudgetRow, priced
-from autoshard.search.network import FloatArray
+from autoshard.search.network import BoolArray, FloatArray, Network
 from autoshard.search.reduction import Reduced
 from autoshard.search.solver import solve
 
@@ -35,6 +35,10 @@ class Sample:
     labels: tuple[int, ...]
     cost: float
     excess: tuple[float, ...]
+
+    def is_allowed(self, masks: Sequence[BoolArray]) -> bool:
+        """Whether all labels are among those that `masks[i]` [K_i] allows."""
+        return all(mask[label] for mask, label in zip(masks, self.labels, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +61,42 @@ class Relaxation:
     """Budgets relaxed into prices, with scales that make costs and uses comparable.
 
     Attributes:
+        network: the costs, over the original labels.
         rows: budget rows over the original labels, checked.
         limits: one per row.
         cost_scale: a typical cost; linear programs see costs in this unit.
-        visit: called with every assignment met (original labels); returns its (cost, excess per row).
+        visit: called with every assignment met (original labels); returns others derived from it.
     """
 
+    network: Network
     rows: Sequence[BudgetRow]
     limits: FloatArray
     cost_scale: float
-    visit: Callable[[tuple[int, ...]], tuple[float, FloatArray]]
+    visit: Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]]
 
     @property
     def use_scales(self) -> FloatArray:
         """Units in which linear programs see uses [R]."""
         return np.where(self.limits != 0, np.abs(self.limits), 1.0)
 
-    def at(self, reduced: Reduced, prices: FloatArray, deadline: float) -> tuple[float, Sample]:
-        """L(prices) over the labels of `reduced`, and an assignment that attains it."""
+    def at(self, reduced: Reduced, prices: FloatArray, deadline: float) -> tuple[float, list[Sample]]:
+        """L(prices) over the labels of `reduced`; an assignment that attains it and others, all allowed."""
         rows = [row.cut(reduced.kept) for row in self.rows]
         limit = max(deadline - monotonic(), 0.0)
         seconds = None if np.isinf(limit) else limit
         solution = solve(priced(reduced.network, rows, list(prices)), time_limit_seconds=seconds)
-        labels = reduced.original(solution.labels)
-        return solution.bound - float(prices @ self.limits), self.sample(labels)
+        found = self.samples(reduced.original(solution.labels))
+        masks = reduced.masks(self.network.sizes)
+        return solution.bound - float(prices @ self.limits), [s for s in found if s.is_allowed(masks)]
 
-    def sample(self, labels: tuple[int, ...]) -> Sample:
-        """The plane of an assignment."""
-        cost, excess = self.visit(labels)
-        return Sample(labels, cost / self.cost_scale, tuple(excess / self.use_scales))
+    def samples(self, labels: tuple[int, ...]) -> list[Sample]:
+        """The planes of an assignment and of those that visiting it gave."""
+        return [self._sample(each) for each in (labels, *self.visit(labels))]
+
+    def _sample(self, labels: tuple[int, ...]) -> Sample:
+        use = np.array([row.use(labels) for row in self.rows])
+        excess = (use - self.limits) / self.use_scales
+        return Sample(labels, self.network.value(labels) / self.cost_scale, tuple(excess.tolist()))
 
 
 def maximise(
@@ -114,8 +125,8 @@ def maximise(
     samples, bound, best = list(start.samples), -np.inf, start.prices
     prices, box = start.prices, _FIRST_BOX
     for step in range(steps):
-        value, sample = relaxation.at(reduced, prices, deadline)
-        samples.append(sample)
+        value, met = relaxation.at(reduced, prices, deadline)
+        samples.extend(met)
         if value > bound:
             bound, best = value, prices
         if bound >= cutoff() or monotonic() >= deadline or step == steps - 1:

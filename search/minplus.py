@@ -8,15 +8,17 @@ for a scope y, the one numerical kernel of elimination. The joint table over (x,
 it is formed block by block, each block small enough to stay in a core's cache.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import EllipsisType
 
 import numpy as np
 
 from autoshard.search.network import FloatArray
 
-_BLOCK_ENTRIES = 1 << 17
+_BLOCK_ENTRIES = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,11 @@ def project(factors: Sequence[Factor], scope: tuple[int, ...], sizes: Sequence[i
     shape = tuple(sizes[v] for v in axes)
     views = sorted((_aligned(factor, axes) for factor in merged(factors)), key=np.size)
     out = np.full(shape[len(gone) :], np.inf)
+    buffer = np.empty(_BLOCK_ENTRIES)
     for block in _blocks(shape, len(gone)):
-        least = _least(views, block, len(gone))
-        target = block[len(gone) :]
-        out[target] = np.minimum(out[target], least)
+        index: tuple[slice | EllipsisType, ...] = (*block[len(gone) :], ...)
+        target = out[index]
+        np.minimum(target, _least(views, block, len(gone), buffer), out=target)
     return Factor(scope, out)
 
 
@@ -79,19 +82,26 @@ def _part(view: FloatArray, block: tuple[slice, ...]) -> FloatArray:
     return view[tuple(cut if n > 1 else slice(None) for n, cut in zip(view.shape, block, strict=True))]
 
 
-def _least(views: Sequence[FloatArray], block: tuple[slice, ...], n_gone: int) -> FloatArray:
+def _least(
+    views: Sequence[FloatArray], block: tuple[slice, ...], n_gone: int, buffer: FloatArray
+) -> FloatArray:
     """Minimum over the leading `n_gone` axes of the sum of the views' blocks; small views are added first."""
     total = _part(views[0], block)
-    for view in views[1:]:
+    for view in views[1:-1]:
         total = total + _part(view, block)
-    least: FloatArray = total.reshape(-1, *total.shape[n_gone:]).min(axis=0) if n_gone else total
+    if len(views) > 1:
+        last = _part(views[-1], block)
+        shape = np.broadcast_shapes(total.shape, last.shape)
+        total = np.add(total, last, out=buffer[: math.prod(shape)].reshape(shape))
+    joint = total.reshape(-1, *total.shape[n_gone:])
+    least: FloatArray = joint[0] if len(joint) == 1 else joint.min(axis=0)
     return least
 
 
 def _blocks(shape: Sequence[int], n_gone: int) -> Iterator[tuple[slice, ...]]:
     """Cut a table of `shape` into blocks of bounded size, leading axes first, results outermost."""
     steps: list[int] = []
-    rest = int(np.prod(shape, dtype=np.int64))
+    rest = math.prod(shape)
     for size in shape:
         rest //= size
         steps.append(min(size, max(1, _BLOCK_ENTRIES // rest)))

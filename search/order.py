@@ -10,6 +10,7 @@ min-fill).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import combinations
 from math import prod
 
@@ -67,20 +68,30 @@ def _fill_entries(graph: Graph, sizes: Sequence[int], v: int) -> float:
 def _greedy(graph: Graph, sizes: Sequence[int], rule: Rule) -> Order:
     """Eliminate the variable of least (rule, clique table, index) until none is left."""
     scores = {v: (rule(graph, sizes, v), _clique_entries(graph, sizes, v), v) for v in graph}
+    heap = sorted(scores.values())
     sequence: list[int] = []
     scopes: list[tuple[int, ...]] = []
-    while scores:
-        v = min(scores.values())[2]
-        neighbours = graph.pop(v)
-        del scores[v]
+    while heap:
+        entry = heappop(heap)
+        v = entry[2]
+        if scores.get(v) != entry:
+            continue
         sequence.append(v)
-        scopes.append(tuple(sorted(neighbours)))
-        for u in neighbours:
-            graph[u] |= neighbours
-            graph[u] -= {u, v}
-        for u in neighbours.union(*(graph[u] for u in neighbours)):
+        scopes.append(tuple(sorted(graph[v])))
+        del scores[v]
+        for u in _eliminate(graph, v):
             scores[u] = (rule(graph, sizes, u), _clique_entries(graph, sizes, u), u)
+            heappush(heap, scores[u])
     return _priced(tuple(sequence), tuple(scopes), sizes)
+
+
+def _eliminate(graph: Graph, v: int) -> list[int]:
+    """Take `v` out, tie its neighbours together; returns the variables whose scores may have changed."""
+    neighbours = graph.pop(v)
+    for u in neighbours:
+        graph[u] |= neighbours
+        graph[u] -= {u, v}
+    return sorted(neighbours.union(*(graph[u] for u in neighbours)))
 
 
 def _priced(sequence: tuple[int, ...], scopes: tuple[tuple[int, ...], ...], sizes: Sequence[int]) -> Order:

@@ -33,6 +33,13 @@ class Reduced:
         """The original labels of an assignment of `network`."""
         return tuple(int(kept[label]) for kept, label in zip(self.kept, labels, strict=True))
 
+    def masks(self, sizes: Sequence[int]) -> list[BoolArray]:
+        """Which of the original labels are kept: vectors [K_i] for the original label counts `sizes`."""
+        masks = [np.zeros(size, np.bool_) for size in sizes]
+        for mask, kept in zip(masks, self.kept, strict=True):
+            mask[kept] = True
+        return masks
+
     def further(self, masks: Sequence[BoolArray]) -> "Reduced":
         """Drop more labels: `masks[i]` [labels of `network`] says which to keep.
 

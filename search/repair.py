@@ -1,7 +1,7 @@
 """Making an assignment keep its budgets, and then better, by changing one label at a time.
 
-Greedy: while a budget is exceeded, the change that costs least per unit of excess removed; then the change that
-saves most and keeps all budgets, until none does. Gives incumbents, proves nothing.
+Greedy: while a budget is exceeded, the change that costs least per unit of excess removed; then the change
+that saves most and keeps all budgets, until none does. Gives incumbents, proves nothing.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class _Terms:
     """One sum of unary and pairwise terms, indexed for asking what a change of one label does."""
 
     unary: Sequence[FloatArray]
-    beside: Sequence[Sequence[tuple[int, FloatArray]]]  # per variable: neighbour, matrix [K_neighbour, K_mine]
+    beside: Sequence[Sequence[tuple[int, FloatArray]]]  # per variable: neighbour, matrix [K_other, K_mine]
 
     def changes(self, labels: Sequence[int]) -> list[FloatArray]:
         """For each variable, how the sum changes if it took each label [K_i], the others staying."""
@@ -90,7 +90,9 @@ class Repair:
 def _price(cost: FloatArray, removed: FloatArray) -> FloatArray:
     """Cost per unit of excess removed, +inf where none is removed."""
     useful = (removed > _SLIVER) & np.isfinite(cost)
-    return np.divide(cost, removed, out=np.full(cost.shape, np.inf), where=useful)
+    price = np.full(cost.shape, np.inf)
+    price[useful] = cost[useful] / removed[useful]
+    return price
 
 
 def _least(scores: Sequence[FloatArray]) -> tuple[int, int] | None:
@@ -100,9 +102,7 @@ def _least(scores: Sequence[FloatArray]) -> tuple[int, int] | None:
     return None if np.isinf(scores[i][label]) else (i, label)
 
 
-def _terms(
-    sizes: Sequence[int], unary: dict[int, FloatArray], pairwise: dict[Pair, FloatArray]
-) -> _Terms:
+def _terms(sizes: Sequence[int], unary: dict[int, FloatArray], pairwise: dict[Pair, FloatArray]) -> _Terms:
     beside: list[list[tuple[int, FloatArray]]] = [[] for _ in sizes]
     for (i, j), matrix in pairwise.items():
         beside[i].append((j, np.ascontiguousarray(matrix.T)))

@@ -14,12 +14,14 @@ class Solution:
         value: cost of the labels, the network's own `value(labels)`.
         bound: proven lower bound on the cost of every assignment in question; equal to `value` when exact.
         method: what proved the bound: "elimination", "branch and bound", "bound only", ...
+        prices: where budgets bind, the price per unit of each budget row at which the bound was proven.
     """
 
     labels: tuple[int, ...]
     value: float
     bound: float
     method: str
+    prices: tuple[float, ...] = ()
 
     @property
     def gap(self) -> float:

@@ -35,17 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine",
         choices=("none", "compile", "time", "auto"),
         default="auto",
-        help="take the best candidates to nothing, to the compiler, to the hardware, or as far as this machine "
-        "can (default)",
+        help="take the best candidates nowhere, to the compiler, to the hardware, or as far as this "
+        "machine can (default)",
     )
     parser.add_argument(
         "--top-k", type=_positive, default=5, metavar="K", help="candidates to refine (default: 5)"
     )
     parser.add_argument(
         "--mesh",
-        choices=("native", "search"),
-        default="native",
-        help="one axis per torus dim, or search factors",
+        choices=("native", "auto", "search"),
+        default="auto",
+        help="one axis per torus dim; also its factors up to three axes (default); also up to four",
     )
     parser.add_argument(
         "--trials", type=_positive, default=16, metavar="N", help="meshes to try (default: 16)"
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         to_json(result, arguments.output) if arguments.format == "json" else _text(result, arguments.output)
     )
-    return OK
+    return INTERRUPTED if result.interrupted else OK
 
 
 def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:

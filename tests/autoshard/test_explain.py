@@ -34,7 +34,7 @@ def test_json_holds_the_same_facts(plan: Plan) -> None:
 
 def test_time_and_share_of_an_einsum(plan: Plan) -> None:
     first = explain(plan).einsums[0]
-    # HBM 88.4736 us is above compute 39.5 us; 90% of the 14 us of ICI are exposed: 88.4736 + 12.6 = 101.0736 us.
+    # HBM 88.4736 us is above compute; 90% of the 14 us of ICI are exposed: 88.4736 + 12.6 = 101.0736 us.
     assert first.seconds == pytest.approx(101.0736e-6)
     assert first.bound == "HBM"
     assert first.share == pytest.approx(118 * 101.0736e-6 / 0.0185)

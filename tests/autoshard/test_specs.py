@@ -75,7 +75,7 @@ def test_a_bad_spec_text_is_refused(text: str, rank: int, message: str) -> None:
     [
         (P("x", "y"), 1, "names 2 dims, but the array has rank 1"),
         (P("x", ("y", "x")), 2, "`x` is used twice"),
-        (P("x", unreduced={"y"}), 1, "unreduced axes"),
+        (P("x", unreduced=frozenset({"y"})), 1, "unreduced axes"),
         (P(P.UNCONSTRAINED), 1, "does not shard a dim"),
         ([3], 1, "`3` does not shard a dim"),
     ],

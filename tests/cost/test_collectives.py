@@ -1,5 +1,6 @@
 """Collectives: by hand, against the scaling book, against a count of the bytes on every link."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -34,9 +35,25 @@ def test_all_gather_on_a_ring_uses_both_directions() -> None:
     assert link_seconds(Kind.ALL_GATHER, (0,), CUBE, 4e6) == pytest.approx(3e6 / (2 * LINK))
 
 
+def full_bandwidth(slice_name: str) -> TorusMesh:
+    """The native mesh on a chip whose joint torus dims reach the sum of their links, as the paper and the book assume."""
+    real = parse_slice(slice_name)
+    ideal = real.chip.with_values("assumed", "the paper's sum of all links", joint_dim_fraction=1.0)
+    return native_mesh(dataclasses.replace(real, chip=ideal))
+
+
 def test_bandwidths_of_torus_dims_add_to_the_paper_s_270() -> None:
-    assert link_seconds(Kind.ALL_GATHER, (0, 1, 2), CUBE, 64e6) == pytest.approx(63e6 / 270e9)
-    assert link_seconds(Kind.REDUCE_SCATTER, (1, 2), CUBE, 16e6) == pytest.approx(15e6 / 180e9)
+    cube = full_bandwidth("v4:4x4x4")
+    assert link_seconds(Kind.ALL_GATHER, (0, 1, 2), cube, 64e6) == pytest.approx(63e6 / 270e9)
+    assert link_seconds(Kind.REDUCE_SCATTER, (1, 2), cube, 16e6) == pytest.approx(15e6 / 180e9)
+
+
+def test_links_beyond_one_ring_count_in_part() -> None:
+    # Three ring dims of v4 are six links of 45e9; two make a ring, the other four count by 0.25.
+    assert link_seconds(Kind.ALL_GATHER, (0, 1, 2), CUBE, 64e6) == pytest.approx(63e6 / ((2 + 0.25 * 4) * LINK))
+    # A 2x2 square of one link per dim is itself a ring of four: nothing is lost.
+    square = native_mesh(parse_slice("v5e:2x2"))
+    assert link_seconds(Kind.ALL_GATHER, (0, 1), square, 4e6) == pytest.approx(3e6 / (2 * LINK))
 
 
 def test_all_reduce_is_reduce_scatter_and_all_gather() -> None:
@@ -53,7 +70,7 @@ def test_scaling_book_all_gathers_on_v4() -> None:
     # Sharding.md question 2: bf16[B=1024, D=4096] on 4x4x4, 23 us over X and 46 us over X and Y; the book
     # takes (K-1)/K as 1, we do not.
     over_x = link_seconds(Kind.ALL_GATHER, (0,), CUBE, 2 * 1024 * 4096 / 4)
-    over_xy = link_seconds(Kind.ALL_GATHER, (0, 1), CUBE, 2 * 1024 * 4096)
+    over_xy = link_seconds(Kind.ALL_GATHER, (0, 1), full_bandwidth("v4:4x4x4"), 2 * 1024 * 4096)
     assert over_x / (3 / 4) == pytest.approx(23e-6, rel=0.02)
     assert over_xy / (15 / 16) == pytest.approx(46e-6, rel=0.02)
 

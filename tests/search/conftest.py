@@ -15,7 +15,7 @@ Draw = Callable[[st.SearchStrategy[float]], float]
 
 @st.composite
 def _networks(draw: st.DrawFn, forbidden: bool = True, max_variables: int = 6) -> Network:
-    """3 to `max_variables` variables of 1 to 4 labels; whole costs, so that sums are exact and ties are common."""
+    """3 to `max_variables` variables of 1 to 4 labels; whole costs: sums are exact and ties common."""
     costs = st.integers(-3, 9).map(float)
     entry = st.one_of(costs, costs, costs, st.just(float("inf"))) if forbidden else costs
     network = Network()
@@ -49,7 +49,7 @@ def ranked() -> Callable[[Network], list[tuple[float, Assignment]]]:
 
 
 def _blocks(n_blocks: int, n_labels: int, seed: int) -> Network:
-    """Like a Transformer: a residual chain, each block with four branches that fork, meet and join it again."""
+    """Like a Transformer: a residual chain; each block's four branches fork, meet and join it again."""
     rng = np.random.default_rng(seed)
     network = Network()
 
@@ -77,5 +77,5 @@ def _blocks(n_blocks: int, n_labels: int, seed: int) -> Network:
 
 @pytest.fixture(scope="session")
 def blocks() -> Callable[[int, int, int], Network]:
-    """Maker of Transformer-like networks: `blocks(n_blocks, n_labels, seed)`, 11 variables per block and one."""
+    """Maker of Transformer-like networks, 11 variables per block and one: `blocks(n_blocks, n_labels, seed)`."""
     return _blocks

@@ -100,7 +100,7 @@ def test_affordable_threshold_is_the_largest_that_fits() -> None:
     network.add_pairwise(0, 1, np.ones((3, 3)))
     order = elimination_order(network)
     bounds = [np.array([1.0, 2.0, 5.0]), np.array([1.0, 3.0, 4.0])]
-    # 2 x 2 labels up to 3.0: 4 entries for the pair and 2 for the last; 2 x 3 labels up to 4.0 cost 6 + 2 or more
+    # 2 x 2 labels up to 3.0: 4 entries for the pair, 2 for the last; 2 x 3 labels up to 4.0: 6 + 2 or more
     assert affordable_threshold(bounds, order, 7) == 3.0
     assert affordable_threshold(bounds, order, 100) == 5.0
     assert affordable_threshold(bounds, order, 0) == 1.0

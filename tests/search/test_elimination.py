@@ -76,7 +76,9 @@ def test_ties_take_the_lowest_label() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_minimum_and_labels_equal_brute_force(networks: Networks, ranked: Ranked, data: st.DataObject) -> None:
+def test_minimum_and_labels_equal_brute_force(
+    networks: Networks, ranked: Ranked, data: st.DataObject
+) -> None:
     network = data.draw(networks())
     every = ranked(network)
     elimination = Elimination(network)

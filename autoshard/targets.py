@@ -1,0 +1,123 @@
+"""Find what a command line names: `MODULE_OR_FILE:FUNCTION`, and the function that gives its inputs."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autoshard.decorator import PlannedFunction
+from autoshard.errors import TargetError
+
+_FORM = "expected MODULE_OR_FILE:FUNCTION, such as `model.py:decode` or `package.model:decode`"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A function to plan.
+
+    Attributes:
+        text: What the user wrote.
+        inputs_text: What the user wrote for the inputs, or None when the decorator names them.
+        function: The undecorated function.
+        name: Its name.
+        arguments: The abstract arguments.
+        jit_options: Keyword arguments given to the decorator.
+    """
+
+    text: str
+    inputs_text: str | None
+    function: Callable[..., Any]
+    name: str
+    arguments: tuple[Any, ...]
+    jit_options: dict[str, Any]
+
+
+def load_target(text: str, inputs: str | None = None) -> Target:
+    """Load a function and its abstract arguments.
+
+    Raises:
+        TargetError: The module, the function or the inputs cannot be found, or the inputs function fails.
+    """
+    found = load_object(text)
+    function, options, own_inputs = found, {}, None
+    if isinstance(found, PlannedFunction):
+        function, options, own_inputs = found.function, found.jit_options, found.inputs
+    if not callable(function):
+        raise TargetError(f"`{text}` is a {type(found).__name__}, not a function")
+    make_inputs = load_object(inputs) if inputs is not None else own_inputs
+    if make_inputs is None:
+        raise TargetError(
+            f"`{text}` has no inputs: give --inputs MODULE_OR_FILE:FUNCTION, a function that returns the abstract arguments "
+            "(a tuple of jax.ShapeDtypeStruct pytrees), or decorate it with @autoshard.jit(inputs=...)"
+        )
+    name = text.rpartition(":")[2]
+    return Target(text, inputs, function, name, call_inputs(make_inputs, inputs or f"inputs of {text}"), options)
+
+
+def call_inputs(make_inputs: Callable[[], Any], label: str) -> tuple[Any, ...]:
+    """Call an inputs function; a single argument may be returned without a tuple."""
+    try:
+        arguments = make_inputs()
+    except Exception as error:
+        raise TargetError(f"`{label}` failed: {type(error).__name__}: {error}") from error
+    return tuple(arguments) if isinstance(arguments, tuple | list) else (arguments,)
+
+
+def load_object(text: str) -> Any:
+    """Load `MODULE_OR_FILE:NAME`; NAME may have dots."""
+    place, colon, name = text.rpartition(":")
+    if not colon or not place or not name:
+        raise TargetError(f"`{text}` is not a target: {_FORM}")
+    module = _load_file(Path(place)) if place.endswith(".py") or "/" in place else _load_module(place)
+    try:
+        return functools.reduce(getattr, name.split("."), module)
+    except AttributeError as error:
+        raise TargetError(f"`{place}` has no `{name}`; it has: {', '.join(_public(module))}") from error
+
+
+def _public(module: ModuleType) -> Sequence[str]:
+    own = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_") and getattr(v, "__module__", None) == module.__name__]
+    return own or ["no functions"]
+
+
+def _load_module(name: str) -> ModuleType:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise TargetError(f"`{name}` cannot be imported: {error}") from error
+        raise TargetError(f"there is no module `{name}` (looked in the working directory and the installed packages)") from error
+    except Exception as error:
+        raise TargetError(f"`{name}` cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TargetError(f"there is no file `{path}`: {_FORM}")
+    name = path.stem
+    existing = sys.modules.get(name)
+    if existing is not None and getattr(existing, "__file__", None) == str(path.resolve()):
+        return existing
+    spec = importlib.util.spec_from_file_location(name if existing is None else f"{name}_target", path.resolve())
+    if spec is None or spec.loader is None:
+        raise TargetError(f"`{path}` is not a Python file: {_FORM}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise TargetError(f"`{path}` cannot be loaded: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,191 @@
+"""A solved plan spelled out: what every op reads, makes and communicates, with times.
+
+The labels of a candidate become ordered specs (`autoshard.search.ordering`), and every edge whose layouts differ becomes the collectives that
+the compiler will have to insert, each attributed to the op that asks for it: the einsum that reads the tensor if there is one,
+else the einsum that made it, else the op at the edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from autoshard.cost.collectives import Collective
+from autoshard.cost.reshard import reshard_collectives
+from autoshard.search.graph import Op, OpKind
+from autoshard.search.ordering import Axes, Orders, Spec, unreduced_axes
+from autoshard.search.problem import Edge, Problem, has_unreduced
+from autoshard.search.candidates import operand_layouts, result_layouts
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """One collective that a plan needs, and the tensor it moves."""
+
+    collective: Collective
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpDecision:
+    """How one op runs; times are for one execution.
+
+    Attributes:
+        op: The op.
+        operands: Spec of each operand as read; None for values every reader computes for itself, and for open sums.
+        result: Spec in which the first result ends up; None when it stays an open sum.
+        made: Spec in which the op itself leaves the first result.
+        open_axes: Axes over which that first result is an open sum.
+        constrained: Whether the result must be pinned for the compiler to follow the plan.
+        movements: The collectives attributed to it.
+        compute_seconds: Time of the matrix unit.
+        hbm_seconds: Time of HBM and on-chip traffic.
+        flops_per_chip: Useful operations of one chip.
+    """
+
+    op: Op
+    operands: tuple[Spec | None, ...]
+    result: Spec | None
+    made: Spec
+    open_axes: Axes
+    constrained: bool
+    movements: tuple[Movement, ...]
+    compute_seconds: float
+    hbm_seconds: float
+    flops_per_chip: float
+
+    @property
+    def ici_seconds(self) -> float:
+        """Time of the collectives."""
+        return sum(m.collective.seconds for m in self.movements)
+
+
+@dataclass(slots=True)
+class Decisions:
+    """A whole candidate spelled out."""
+
+    problem: Problem
+    labels: tuple[int, ...]
+    orders: Orders
+    ops: list[OpDecision] = field(default_factory=list)
+
+    def spec_of_value(self, value: int) -> Spec:
+        """Spec of an argument, result or loop slot; free values are replicated."""
+        if value in self.problem.value_variable:
+            return self.orders.spec_of_value(value)
+        return ((),) * len(self.problem.graph.values[value].shape)
+
+
+def spell_out(problem: Problem, labels: Sequence[int]) -> Decisions:
+    """Turn the labels of a candidate into decisions per op."""
+    decisions = Decisions(problem, tuple(labels), Orders(problem, labels))
+    movements, moved = _movements(problem, labels)
+    outgoing: dict[int, list[Edge]] = {}
+    for edge in problem.edges:
+        outgoing.setdefault(edge.value, []).append(edge)
+    for op in problem.graph.ops:
+        if op.index in problem.op_variable:
+            decisions.ops.append(_op_decision(decisions, op, movements.get(op.index, []), moved, outgoing))
+        elif op.kind is OpKind.IDENTITY and op.results[0] in problem.value_variable:
+            decisions.ops.append(_hand_over(decisions, op, movements.get(op.index, [])))
+    return decisions
+
+
+def _movements(problem: Problem, labels: Sequence[int]) -> tuple[dict[int, list[Movement]], set[int]]:
+    """Collectives by the op they are attributed to, and the values that are resharded."""
+    graph = problem.graph
+    found: dict[int, list[Movement]] = {}
+    moved: set[int] = set()
+    for edge in problem.edges:
+        have, want = edge.source_layouts[labels[edge.source]], edge.target_layouts[labels[edge.target]]
+        if not (have != want).any():
+            continue
+        moved.add(edge.value)
+        value = graph.values[edge.value]
+        owner = _owner(problem, edge)
+        producer = graph.ops[value.producer].name if value.producer >= 0 else ""
+        label = value.name or producer
+        for collective in reshard_collectives(have, want, value.nbytes, problem.mesh):
+            found.setdefault(owner, []).append(Movement(collective, label))
+    return found, moved
+
+
+def _owner(problem: Problem, edge: Edge) -> int:
+    graph = problem.graph
+    producer = graph.values[edge.value].producer
+    if edge.op >= 0 and graph.ops[edge.op].kind is OpKind.EINSUM:
+        return edge.op
+    if producer >= 0 and graph.ops[producer].kind is OpKind.EINSUM and graph.ops[producer].trips == edge.trips:
+        return producer
+    return edge.op if edge.op >= 0 else producer
+
+
+def _op_decision(decisions: Decisions, op: Op, movements: list[Movement], moved: set[int], outgoing: dict[int, list[Edge]]) -> OpDecision:
+    problem, labels, orders = decisions.problem, decisions.labels, decisions.orders
+    number = problem.op_variable[op.index]
+    variable = problem.variables[number]
+    label = labels[number]
+    code = variable.codes[label : label + 1]
+    made = result_layouts(op, code, 0)[0]
+    assert variable.cost is not None
+    return OpDecision(
+        op=op,
+        operands=tuple(_operand(decisions, op, code, i) for i in range(len(op.operands))),
+        result=_final(decisions, op, outgoing),
+        made=orders.spec_of_result(op, 0),
+        open_axes=unreduced_axes(made),
+        constrained=_constrained(decisions, op, moved),
+        movements=tuple(movements),
+        compute_seconds=float(variable.cost.compute_seconds[label]),
+        hbm_seconds=float(variable.cost.hbm_seconds[label]),
+        flops_per_chip=float(variable.cost.flops_per_chip[label]),
+    )
+
+
+def _operand(decisions: Decisions, op: Op, code: object, position: int) -> Spec | None:
+    problem = decisions.problem
+    if problem.graph.values[op.operands[position]].free:
+        return None
+    number = problem.op_variable[op.index]
+    label = decisions.labels[number]
+    layout = operand_layouts(op, problem.variables[number].codes[label : label + 1], position)[0]
+    return None if has_unreduced(layout) else decisions.orders.spec_of_operand(op, position)
+
+
+def _final(decisions: Decisions, op: Op, outgoing: dict[int, list[Edge]]) -> Spec | None:
+    """Where the first result of an op ends up: its own layout, or that to which its open sum is reduced."""
+    problem, labels, value = decisions.problem, decisions.labels, op.results[0]
+    number = problem.op_variable[op.index]
+    label = labels[number]
+    if not has_unreduced(result_layouts(op, problem.variables[number].codes[label : label + 1], 0)[0]):
+        return decisions.orders.spec_of_result(op, 0)
+    if value in problem.value_variable:
+        layout = problem.layouts(value)[labels[problem.value_variable[value]]]
+        return None if has_unreduced(layout) else decisions.orders.spec_of_value(value)
+    for edge in outgoing.get(value, []):
+        if has_unreduced(edge.target_layouts[labels[edge.target]]):
+            return None
+        reader = problem.graph.ops[edge.op]
+        return decisions.orders.spec_of_operand(reader, reader.operands.index(value))
+    return _handed_over(decisions, value)
+
+
+def _handed_over(decisions: Decisions, value: int) -> Spec | None:
+    """The spec of the slot that takes an open sum over."""
+    graph = decisions.problem.graph
+    for op in graph.ops:
+        if op.kind is OpKind.IDENTITY and op.operands[0] == value and op.results[0] in decisions.problem.value_variable:
+            return decisions.orders.spec_of_value(op.results[0])
+    return None
+
+
+def _constrained(decisions: Decisions, op: Op, moved: set[int]) -> bool:
+    """Pin what several ops read and what is resharded on its way in or out."""
+    problem = decisions.problem
+    anchored = any(value in problem.value_variable for value in op.results)
+    return anchored or any(v in moved for v in (*op.results, *op.operands))
+
+
+def _hand_over(decisions: Decisions, op: Op, movements: list[Movement]) -> OpDecision:
+    spec = decisions.orders.spec_of_value(op.results[0])
+    return OpDecision(op, (spec,), spec, spec, (), True, tuple(movements), 0.0, 0.0, 0.0)

@@ -1,0 +1,83 @@
+"""Distinct runners-up: for each heavy einsum, the best plan that shards it in another way.
+
+The tiers above re-rank a few plans, so these should differ in substance.  The k cheapest assignments do not: they differ in how a scalar
+is laid out, or in the names of equal axes.  So one decision at a time is taken away, with all its images under a renaming
+of equal axes, and the problem solved again: each runner-up is the optimum under one decision being different, and the plans
+without two such decisions follow once the single ones are exhausted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from autoshard.search.budget import solve_with_budgets
+from autoshard.search.budget_rows import BudgetRow
+from autoshard.search.errors import BudgetError, NoSolutionError, TimeLimitError
+from autoshard.search.graph import OpKind
+from autoshard.search.network import BoolArray
+from autoshard.search.problem import Problem, VariableKind
+
+_DECISIONS = 6
+"""Einsums whose decision is taken away, heaviest first."""
+_GAP = 0.01
+_SECONDS = 5.0
+"""Limits of each of these solves; a runner-up need not be proven best."""
+
+
+def distinct_solutions(
+    problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float], best: Sequence[int]
+) -> Iterator[tuple[int, ...]]:
+    """Yield assignments that differ from `best` in the strategy of one heavy einsum, then of two."""
+    heavy = heavy_einsums(problem, best)[:_DECISIONS]
+    for count in (1, 2):
+        for some in itertools.combinations(heavy, count):
+            allowed = {variable: ~same_orbit(problem, variable, best[variable]) for variable in some}
+            found = _solve(problem, rows, limits, allowed)
+            if found is not None:
+                yield found
+
+
+def _solve(
+    problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float], allowed: dict[int, BoolArray]
+) -> tuple[int, ...] | None:
+    if not all(mask.any() for mask in allowed.values()):
+        return None
+    network = problem.network.restricted(allowed)
+    try:
+        return solve_with_budgets(network, rows, limits, gap=_GAP, time_limit_seconds=_SECONDS).labels
+    except (BudgetError, NoSolutionError, TimeLimitError):
+        return None  # nothing fits without this decision: no runner-up of this kind
+
+
+def heavy_einsums(problem: Problem, labels: Sequence[int]) -> list[int]:
+    """Variables of einsums, by their time in a plan, heaviest first; of einsums with the same shapes only the first."""
+    graph = problem.graph
+    seconds: dict[int, float] = {}
+    seen: set[object] = set()
+    for number, variable in enumerate(problem.variables):
+        if variable.kind is not VariableKind.STRATEGY or variable.cost is None:
+            continue
+        op = graph.ops[variable.subject]
+        key = (op.factors, op.operand_dims, op.trips)
+        if op.kind is not OpKind.EINSUM or key in seen:
+            continue
+        seen.add(key)
+        seconds[number] = float(variable.cost.seconds[labels[number]]) * op.trips
+    return sorted(seconds, key=lambda number: -seconds[number])
+
+
+def same_orbit(problem: Problem, variable: int, label: int) -> BoolArray:
+    """[K] mask of the labels that are `label` up to a renaming of axes of equal size and bandwidth."""
+    codes = problem.variables[variable].codes
+    groups: dict[object, list[int]] = {}
+    wraps = problem.mesh.slice.wraps
+    for number, axis in enumerate(problem.mesh.axes):
+        ring = axis.torus_dim >= 0 and wraps[axis.torus_dim]
+        groups.setdefault((axis.size, axis.stride, ring, axis.torus_dim < 0), []).append(number)
+    mask: BoolArray = np.ones(len(codes), dtype=bool)
+    for axes in groups.values():
+        mask &= (np.sort(codes[:, axes], axis=1) == np.sort(codes[label, axes])).all(axis=1)
+    return mask

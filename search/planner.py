@@ -1,0 +1,131 @@
+"""The search: the best plan that fits the chips' HBM, how far it may be from the optimum, and the best distinct runners-up.
+
+First without regard to memory; then the point of the program that needs most HBM is added as a budget row and the search repeated,
+until the best plan fits at every point.  Each repetition is a relaxation, so its bound holds for the whole problem.
+Runners-up differ in what they communicate, not in the names of axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoshard.cost.reshard import reshard_collectives
+from autoshard.search.budget import solve_with_budgets
+from autoshard.search.budget_rows import BudgetRow
+from autoshard.search.diversity import distinct_solutions
+from autoshard.search.memory import MemoryModel, Peak
+from autoshard.search.problem import Problem
+from autoshard.search.solution import Solution
+
+DEFAULT_GAP = 0.01
+"""Relative distance to the proven bound at which the search may stop."""
+_MAX_ROWS = 40
+_NOTABLE = 0.005
+"""Share of the step from which on a collective makes two plans different."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One plan of the search.
+
+    Attributes:
+        labels: Label of each variable of the problem.
+        seconds: Predicted step time.
+        peak: HBM per chip.
+    """
+
+    labels: tuple[int, ...]
+    seconds: float
+    peak: Peak
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a search found: candidates, best first, and a proven lower bound on the step time of any plan that fits."""
+
+    candidates: tuple[Candidate, ...]
+    bound_seconds: float
+    method: str
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the best candidate to the bound."""
+        best = self.candidates[0].seconds
+        return max(0.0, best - self.bound_seconds) / best if best else 0.0
+
+
+def search_plans(
+    problem: Problem,
+    limit_bytes: float,
+    *,
+    top_k: int = 1,
+    gap: float = DEFAULT_GAP,
+    time_limit_seconds: float | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Find the best plans that fit.
+
+    Args:
+        problem: The decision problem.
+        limit_bytes: HBM per chip that a program may use.
+        top_k: Number of distinct plans wanted.
+        gap: Relative distance to the optimum that is good enough.
+        time_limit_seconds: Limit of each solve; then the best found and its bound.
+        on_step: Told in words what is being done.
+
+    Raises:
+        BudgetError: No plan fits; carries the least use and the limit.
+    """
+    memory = MemoryModel(problem)
+    rows: list[BudgetRow] = []
+    limits: list[float] = []
+    for _ in range(_MAX_ROWS):
+        best = solve_with_budgets(problem.network, rows, limits, gap=gap, time_limit_seconds=time_limit_seconds)
+        peak = memory.peak(best.labels)
+        on_step(f"{best.value * 1e3:.4g} ms, {peak.nbytes / 2**30:.2f} GiB per chip")
+        if peak.nbytes <= limit_bytes:
+            break
+        row, constant = memory.row(peak.point)
+        rows.append(row)
+        limits.append(limit_bytes - constant)
+    else:
+        raise RuntimeError(f"memory rows did not settle after {_MAX_ROWS} rounds")
+    first = Candidate(best.labels, best.value, peak)
+    others = _runners_up(problem, memory, rows, limits, best, limit_bytes, top_k - 1)
+    return Outcome((first, *others), best.bound, best.method)
+
+
+def _runners_up(
+    problem: Problem, memory: MemoryModel, rows: Sequence[BudgetRow], limits: Sequence[float], best: Solution, limit_bytes: float, count: int
+) -> list[Candidate]:
+    if count <= 0:
+        return []
+    notable = _NOTABLE * best.value
+    seen = {signature(problem, best.labels, notable)}
+    found: list[Candidate] = []
+    for labels in distinct_solutions(problem, rows, limits, best.labels):
+        mark = signature(problem, labels, notable)
+        peak = memory.peak(labels)
+        if mark in seen or peak.nbytes > limit_bytes:
+            continue
+        seen.add(mark)
+        found.append(Candidate(labels, problem.network.value(labels), peak))
+    return sorted(found, key=lambda c: c.seconds)[:count]
+
+
+def signature(problem: Problem, labels: Sequence[int], notable_seconds: float) -> Hashable:
+    """What a plan communicates, blind to the names of axes: notable collectives by value, kind, group size and bytes."""
+    parts = []
+    for edge in problem.edges:
+        have, want = edge.source_layouts[labels[edge.source]], edge.target_layouts[labels[edge.target]]
+        if not (have != want).any():
+            continue
+        nbytes = problem.graph.values[edge.value].nbytes
+        for collective in reshard_collectives(have, want, nbytes, problem.mesh):
+            if collective.seconds * edge.trips >= notable_seconds:
+                size = int(np.prod([problem.mesh.shape[problem.mesh.names.index(a)] for a in collective.axes]))
+                parts.append((edge.value, collective.kind, size, round(collective.bytes_per_chip)))
+    return tuple(sorted(parts))
