@@ -57,28 +57,35 @@ def best_meshes(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     by_label = {mesh_label(mesh): mesh for mesh in meshes}
-    study = _study(study_name, storage, list(by_label), seed)
-    if not study.trials:
-        study.enqueue_trial({"mesh": mesh_label(meshes[0])})
+    study = _study(study_name, storage, seed)
 
     def objective(trial: optuna.Trial) -> float:
-        label = trial.suggest_categorical("mesh", list(by_label))
-        on_trial(str(label))
-        seconds = score(by_label[str(label)])
+        label = str(trial.suggest_categorical("mesh", list(by_label)))
+        on_trial(label)
+        seconds = score(by_label[label])
         return _DOES_NOT_FIT if seconds is None else seconds
 
-    done = sum(trial.state.is_finished() for trial in study.trials)
-    wanted = max(0, min(trials, len(by_label)) - done)
-    if wanted:
-        study.optimize(objective, n_trials=wanted)
+    wanted = list(by_label)[:trials]
+    # First what nobody has begun, then what another worker has begun and may have died over.
+    for begun in (True, False):
+        for label in wanted:
+            if label not in _labels(study, begun_too=begun):
+                study.enqueue_trial({"mesh": label})
+                study.optimize(objective, n_trials=1)
     finished = [t for t in study.get_trials(deepcopy=False) if t.value is not None and t.value < _DOES_NOT_FIT]
-    ranked = sorted(finished, key=lambda t: (t.value, t.number))
+    ranked = sorted(finished, key=lambda t: (t.value, wanted.index(t.params["mesh"]) if t.params["mesh"] in wanted else t.number))
     labels = list(dict.fromkeys(str(t.params["mesh"]) for t in ranked))
-    return [by_label[label] for label in labels]
+    return [by_label[label] for label in labels if label in by_label]
 
 
-def _study(name: str, storage: str | None, labels: list[str], seed: int) -> optuna.Study:
-    sampler = optuna.samplers.GridSampler({"mesh": labels}, seed=seed)
+def _labels(study: optuna.Study, *, begun_too: bool) -> set[str]:
+    """Meshes with a finished trial; with `begun_too` also those that some worker is at."""
+    trials = study.get_trials(deepcopy=False)
+    return {str(t.params.get("mesh")) for t in trials if t.state.is_finished() or begun_too}
+
+
+def _study(name: str, storage: str | None, seed: int) -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(seed=seed)
     try:
         return optuna.create_study(study_name=name, storage=storage, sampler=sampler, direction="minimize", load_if_exists=True)
     except Exception as error:

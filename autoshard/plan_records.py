@@ -93,7 +93,7 @@ class CollectiveRecord(Record, frozen=True, kw_only=True):
     """One collective of an einsum or a tensor.
 
     Attributes:
-        kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute.
+        kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute; or copy, a reshard's traffic in HBM.
         axes: the mesh axes that take part, joined by ``,``.
         bytes_per_chip: what one chip holds of the tensor: after an all-gather, before any other kind.
         seconds: predicted time of one execution.

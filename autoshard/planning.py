@@ -157,10 +157,10 @@ def _plain_equation(operand_dims: Sequence[Sequence[object]], result_dims: Seque
 def _collectives(movements: Sequence[Movement]) -> tuple[CollectiveRecord, ...]:
     return tuple(
         CollectiveRecord(
-            kind=str(m.collective.kind),
-            axes=",".join(m.collective.axes),
-            bytes_per_chip=round(m.collective.bytes_per_chip),
-            seconds=m.collective.seconds,
+            kind=m.kind,
+            axes=",".join(m.axes),
+            bytes_per_chip=round(m.bytes_per_chip),
+            seconds=m.seconds,
             tensor=m.tensor,
         )
         for m in movements

@@ -190,8 +190,8 @@ def _search(state: _Run, headroom_bytes: float = 0.0) -> list[Judged]:
     if len(meshes) > 1:
         meshes = _study(state, meshes, headroom_bytes)
     candidates: list[Judged] = []
-    for mesh in meshes[:2]:
-        found = _search_mesh(state, mesh, state.options.top_k, headroom_bytes)
+    for place, mesh in enumerate(meshes[:2]):
+        found = _search_mesh(state, mesh, state.options.top_k if place == 0 else 1, headroom_bytes)
         if found is not None:
             candidates += _judge(state, *found)
     if not candidates:

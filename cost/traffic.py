@@ -31,3 +31,16 @@ def traffic_seconds(local_bytes: Floats, chip: Chip) -> Floats:
     seconds = stream_seconds(local_bytes, chip)
     on_chip = local_bytes <= ON_CHIP_SHARE * chip.on_chip_bytes
     return np.where(on_chip, seconds / ON_CHIP_BANDWIDTH_RATIO, seconds)
+
+
+def copy_seconds(local_bytes: Floats, chip: Chip) -> Floats:
+    """Time that a reshard spends on memory: reading and writing the new local part, when it is too large to stay on chip.
+
+    Slicing a replicated tensor needs no communication, yet the slice of a large one is a copy through HBM; so is what a
+    collective delivers.  Small tensors stay on chip and are fused into their neighbours: nothing is charged.
+
+    Args:
+        local_bytes: Bytes of one chip's part after the reshard; any shape.
+        chip: The chip.
+    """
+    return np.where(local_bytes <= ON_CHIP_SHARE * chip.on_chip_bytes, 0.0, 2 * stream_seconds(local_bytes, chip))

@@ -10,19 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from autoshard.cost.collectives import Collective
+from autoshard.cost.layouts import Layouts, local_fraction
 from autoshard.cost.reshard import reshard_collectives
 from autoshard.search.graph import Op, OpKind
 from autoshard.search.ordering import Axes, Orders, Spec, unreduced_axes
-from autoshard.search.problem import Edge, Problem, has_unreduced
+from autoshard.search.problem import Edge, Problem, copies, has_unreduced
 from autoshard.search.candidates import operand_layouts, result_layouts
+
+
+COPY = "copy"
+"""Kind of a movement that stays on the chip: a slice, or what a collective delivers, through HBM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """One collective that a plan needs, and the tensor it moves."""
+    """One collective or copy that a plan needs, and the tensor it moves; seconds and bytes are of one chip and one execution."""
 
-    collective: Collective
+    kind: str
+    axes: tuple[str, ...]
+    bytes_per_chip: float
+    seconds: float
     tensor: str
 
 
@@ -57,7 +64,7 @@ class OpDecision:
     @property
     def ici_seconds(self) -> float:
         """Time of the collectives."""
-        return sum(m.collective.seconds for m in self.movements)
+        return sum(m.seconds for m in self.movements)
 
 
 @dataclass(slots=True)
@@ -105,9 +112,20 @@ def _movements(problem: Problem, labels: Sequence[int]) -> tuple[dict[int, list[
         owner = _owner(problem, edge)
         producer = graph.ops[value.producer].name if value.producer >= 0 else ""
         label = value.name or producer
-        for collective in reshard_collectives(have, want, value.nbytes, problem.mesh):
-            found.setdefault(owner, []).append(Movement(collective, label))
+        found.setdefault(owner, []).extend(_reshard(problem, have, want, value.nbytes, label))
     return found, moved
+
+
+def _reshard(problem: Problem, have: Layouts, want: Layouts, nbytes: float, label: str) -> list[Movement]:
+    """The collectives of one reshard, then the copy through HBM if the tensor is large."""
+    collectives = [
+        Movement(str(c.kind), tuple(c.axes), c.bytes_per_chip, c.seconds, label)
+        for c in reshard_collectives(have, want, nbytes, problem.mesh)
+    ]
+    copied = float(copies(have[None], want[None], nbytes, problem.mesh)[0, 0])
+    local = nbytes * float(local_fraction(want[None], problem.mesh)[0])
+    changed = tuple(name for name, a, b in zip(problem.mesh.names, have, want, strict=True) if a != b)
+    return [*collectives, Movement(COPY, changed, local, copied, label)] if copied else collectives
 
 
 def _owner(problem: Problem, edge: Edge) -> int:

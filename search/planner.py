@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoshard.cost.reshard import reshard_collectives
+from autoshard.cost.roofline import stream_seconds
 from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.diversity import distinct_solutions
 from autoshard.search.memory import MemoryModel, Peak
-from autoshard.search.problem import Problem
+from autoshard.search.problem import REST_PRICE, Problem
 from autoshard.search.solution import Solution
 
 DEFAULT_GAP = 0.01
@@ -93,9 +94,18 @@ def search_plans(
         limits.append(limit_bytes - constant)
     else:
         raise RuntimeError(f"memory rows did not settle after {_MAX_ROWS} rounds")
-    first = Candidate(best.labels, best.value, peak)
+    first = Candidate(best.labels, _step_seconds(problem, best.labels), peak)
     others = _runners_up(problem, memory, rows, limits, best, limit_bytes, top_k - 1)
-    return Outcome((first, *others), best.bound, best.method)
+    return Outcome((first, *others), max(0.0, best.bound - _most_rest_seconds(problem, limit_bytes)), best.method)
+
+
+def _step_seconds(problem: Problem, labels: Sequence[int]) -> float:
+    return problem.network.value(labels) - problem.rest_seconds(labels)
+
+
+def _most_rest_seconds(problem: Problem, limit_bytes: float) -> float:
+    """The most that the tie-breaking price can add to a plan that fits: what the bound must give back."""
+    return REST_PRICE * float(stream_seconds(limit_bytes, problem.mesh.slice.chip))
 
 
 def _runners_up(
@@ -112,7 +122,7 @@ def _runners_up(
         if mark in seen or peak.nbytes > limit_bytes:
             continue
         seen.add(mark)
-        found.append(Candidate(labels, problem.network.value(labels), peak))
+        found.append(Candidate(labels, _step_seconds(problem, labels), peak))
     return sorted(found, key=lambda c: c.seconds)[:count]
 
 

@@ -14,16 +14,18 @@ constants are free: every reader computes them in the layout it wants, so they d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
-from autoshard.cost.layouts import UNREDUCED, Layouts, enumerate_layouts
+from autoshard.cost.layouts import UNREDUCED, Layouts, enumerate_layouts, local_fraction
 from autoshard.cost.reshard import reshard_seconds
+from autoshard.cost.roofline import stream_seconds
 from autoshard.cost.torus import TorusMesh
+from autoshard.cost.traffic import copy_seconds
 from autoshard.search.candidates import Strategies, operand_layouts, result_layouts, strategies
 from autoshard.search.costs import OpCost, materialised, op_cost
 from autoshard.search.graph import Graph, Op, OpKind, consumers
@@ -31,6 +33,9 @@ from autoshard.search.network import Network
 from autoshard.search.ties import TieClass, tie_classes
 
 Floats = npt.NDArray[np.float64]
+
+REST_PRICE = 1e-5
+"""Price of a byte at rest, as a share of the time to stream it from HBM once: only breaks ties, towards less memory."""
 
 
 class VariableKind(StrEnum):
@@ -85,6 +90,15 @@ class Problem:
     op_variable: dict[int, int]
     value_variable: dict[int, int]
     classes: dict[int, TieClass]
+
+    def rest_seconds(self, labels: Sequence[int]) -> float:
+        """The part of a plan's network value that is only the tie-breaking price of memory at rest."""
+        seconds = 0.0
+        for number, variable in enumerate(self.variables):
+            if variable.cost is None:
+                local = self.graph.values[variable.subject].nbytes * local_fraction(variable.codes[[labels[number]]], self.mesh)
+                seconds += REST_PRICE * float(stream_seconds(float(local[0]), self.mesh.slice.chip))
+        return seconds
 
     def layouts(self, value: int) -> Layouts:
         """[K, A] layouts of an anchored value under the labels of its variable."""
@@ -228,7 +242,8 @@ class _Builder:
 
     def unary(self, variable: Variable) -> Floats:
         if variable.cost is None:
-            return np.zeros(len(variable.codes))
+            local = self.graph.values[variable.subject].nbytes * local_fraction(variable.codes, self.mesh)
+            return REST_PRICE * stream_seconds(local, self.mesh.slice.chip)
         return variable.cost.seconds * self.graph.ops[variable.subject].trips
 
     def label(self, variable: Variable) -> str:
@@ -238,16 +253,26 @@ class _Builder:
 
 
 def _cached_matrices(mesh: TorusMesh) -> Callable[[Layouts, Layouts, float], Floats]:
-    """Reshard matrices, each distinct one computed once."""
+    """Times of reshards, collectives and copies, each distinct matrix computed once."""
     known: dict[tuple[bytes, bytes, float], Floats] = {}
 
     def matrix(source: Layouts, target: Layouts, nbytes: float) -> Floats:
         key = (source.tobytes(), target.tobytes(), nbytes)
         if key not in known:
-            known[key] = reshard_seconds(source, target, nbytes, mesh)
+            known[key] = reshard_seconds(source, target, nbytes, mesh) + copies(source, target, nbytes, mesh)
         return known[key]
 
     return matrix
+
+
+def copies(source: Layouts, target: Layouts, nbytes: float, mesh: TorusMesh) -> Floats:
+    """[K, J] time that reshards spend on memory: 0 where the layout stays."""
+    seconds = copy_seconds(nbytes * local_fraction(target, mesh), mesh.slice.chip)
+    if not seconds.any():
+        return np.zeros((len(source), len(target)))
+    differs = (source[:, None, :] != target[None, :, :]).any(axis=2)
+    moved: Floats = differs * seconds[None, :]
+    return moved
 
 
 def has_unreduced(layout: npt.NDArray[np.int8]) -> bool:
