@@ -14,11 +14,11 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from autoshard.constraining import Constraints, run_constrained
-from autoshard.equations import Equation, Equations
+from autoshard.constraining import Chain, Chains, Constraints, run_constrained
+from autoshard.equations import Equations
 from autoshard.errors import PlanMismatchError
 from autoshard.plan import Plan
-from autoshard.specs import format_type, parse_spec, rank_of, to_partition_spec
+from autoshard.specs import format_type, parse_chain, parse_spec, rank_of, to_partition_spec
 from autoshard.trace import Traced, trace
 
 AnyMesh = Mesh | AbstractMesh
@@ -126,35 +126,32 @@ def _tensor_differences(kind: str, planned: dict[str, str], names: Sequence[str]
 def constraints_of(plan: Plan, equations: Equations) -> Constraints:
     """Turn the plan's specs, which go by name, into constraints by equation path."""
     by_name = {equation.name: equation for equation in equations.equations}
-    operands: dict[str, tuple[PartitionSpec | None, ...]] = {}
-    results: dict[str, tuple[PartitionSpec | None, ...]] = {}
+    operands: dict[str, Chains] = {}
+    results: dict[str, Chains] = {}
     slots: dict[str, PartitionSpec] = {}
     for einsum in plan.einsums:
         equation = by_name[einsum.name]
         operands[equation.path] = tuple(
-            _spec(text, equations, value) for text, value in zip(einsum.operands, equation.operands, strict=True)
+            _chain(text, equations, value) for text, value in zip(einsum.operands, equation.operands, strict=True)
         )
-        results[equation.path] = (_spec(einsum.result, equations, equation.results[0]),)
+        results[equation.path] = (_chain(einsum.result, equations, equation.results[0]),)
     for tensor in plan.tensors:
-        equation = by_name.get(tensor.name)
-        if equation is None:
+        found = by_name.get(tensor.name)
+        if found is None:
             raise PlanMismatchError(f"tensor `{tensor.name}` ({tensor.source}) of the plan is not in the function. {_mend(plan)}")
-        spec = _spec(tensor.spec, equations, equation.results[0])
-        if spec is not None and _is_slot(equation):
-            slots[equation.path] = spec
-        else:
-            results[equation.path] = (spec,)
+        chain = _chain(tensor.spec, equations, found.results[0])
+        if found.eqn is not None:
+            results[found.path] = (chain,)
+        elif chain:
+            slots[found.path] = chain[-1]
     return Constraints(operands, results, slots)
 
 
-def _is_slot(equation: Equation) -> bool:
-    return equation.eqn is None
-
-
-def _spec(text: str | None, equations: Equations, value: int) -> PartitionSpec | None:
+def _chain(text: str | None, equations: Equations, value: int) -> Chain:
     if text is None:
-        return None
-    return to_partition_spec(parse_spec(text, len(equations.values[value].shape)))
+        return ()
+    rank = len(equations.values[value].shape)
+    return tuple(to_partition_spec(spec) for spec in parse_chain(text, rank))
 
 
 class Application:

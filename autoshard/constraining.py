@@ -18,8 +18,10 @@ from jax.sharding import PartitionSpec
 
 from autoshard.equations import called_jaxpr
 
-Specs = tuple[PartitionSpec | None, ...]
-"""One spec per tensor; None leaves that tensor to the compiler."""
+Chain = tuple[PartitionSpec, ...]
+"""Specs that a tensor is put through one after the other; empty leaves it to the compiler."""
+Chains = tuple[Chain, ...]
+"""One chain per tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,13 @@ class Constraints:
     """Where to constrain, by equation path.
 
     Attributes:
-        operands: Specs of the array operands (literals excluded) just before an equation.
-        results: Specs of the results just after an equation.
+        operands: Chains of the array operands (literals excluded) just before an equation.
+        results: Chains of the results just after an equation.
         slots: Spec of one value handed over by a loop, by "<path>:carry<i>" or "<path>:y<i>".
     """
 
-    operands: Mapping[str, Specs] = field(default_factory=dict)
-    results: Mapping[str, Specs] = field(default_factory=dict)
+    operands: Mapping[str, Chains] = field(default_factory=dict)
+    results: Mapping[str, Chains] = field(default_factory=dict)
     slots: Mapping[str, PartitionSpec] = field(default_factory=dict)
 
     def touches(self, path: str) -> bool:
@@ -58,7 +60,7 @@ class _Runner:
 
     def body(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], path: str) -> list[Any]:
         env: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
-        copies: dict[tuple[Any, PartitionSpec], Any] = {}
+        copies: dict[tuple[Any, Chain], Any] = {}
         for position, eqn in enumerate(jaxpr.eqns):
             here = f"{path}/{position}" if path else str(position)
             scope = source_info_util.current_name_stack() + eqn.source_info.name_stack
@@ -69,25 +71,29 @@ class _Runner:
 
     def operands(self, eqn: JaxprEqn, env: dict[Any, Any], copies: dict[Any, Any], path: str) -> list[Any]:
         """Read the operands, constrained where asked; equations that want the same copy share it."""
-        specs = iter(self.constraints.operands.get(path, ()))
+        chains = iter(self.constraints.operands.get(path, ()))
         values = []
         for var in eqn.invars:
             if isinstance(var, Literal):
                 values.append(var.val)
                 continue
-            spec = next(specs, None)
-            if spec is None:
-                values.append(env[var])
-                continue
-            if (var, spec) not in copies:
-                copies[var, spec] = self.constrain(env[var], spec)
-            values.append(copies[var, spec])
+            value = env[var]
+            chain = next(chains, ())
+            for length, spec in enumerate(chain, start=1):
+                key = (var, chain[:length])
+                if key not in copies:
+                    copies[key] = self.constrain(value, spec)
+                value = copies[key]
+            values.append(value)
         return values
 
     def equation(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
         results = self.evaluate(eqn, operands, path)
-        specs = self.constraints.results.get(path, ())
-        return [self.constrain(r, s) if s is not None else r for r, s in zip(results, [*specs, *[None] * len(results)], strict=False)]
+        chains = self.constraints.results.get(path, ())
+        for position, chain in enumerate(chains[: len(results)]):
+            for spec in chain:
+                results[position] = self.constrain(results[position], spec)
+        return results
 
     def evaluate(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
         if not self.constraints.touches(path):

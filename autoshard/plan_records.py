@@ -116,8 +116,9 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
         equation: such as ``be,ef->bf``.
         trips: how often it runs in one step.
         layout: the layout in the paper's notation, such as ``BE_x,E_xF_yz->BF_yz``.
-        operands: spec text of each operand as the einsum reads it; None where it is left to the compiler.
-        result: spec text of the result; None where it is left to the compiler.
+        operands: spec text of each operand as the einsum reads it, after the specs it passes through on the way, joined by
+            `` > ``; None where it is left to the compiler.
+        result: spec texts that the result passes through, likewise; None where it is left to the compiler.
         collectives: what moves before and after it.
         compute_seconds: time of the matrix units.
         hbm_seconds: time of the HBM traffic.

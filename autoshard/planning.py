@@ -35,7 +35,7 @@ from autoshard.search.graph import Graph, OpKind
 from autoshard.search.ordering import Spec
 from autoshard.search.planner import Candidate, Outcome
 from autoshard.search.problem import Problem
-from autoshard.specs import format_spec, format_type
+from autoshard.specs import format_chain, format_spec, format_type
 from autoshard.trace import Traced
 
 
@@ -88,6 +88,11 @@ def _text(spec: Spec, mesh: TorusMesh) -> str:
     return format_spec(tuple(tuple(mesh.names[a] for a in dim) for dim in spec))
 
 
+def _chain(chain: Sequence[Spec], mesh: TorusMesh) -> str | None:
+    """A chain of specs as text; None where the compiler is left free."""
+    return format_chain([tuple(tuple(mesh.names[a] for a in dim) for dim in spec) for spec in chain]) if chain else None
+
+
 def _arguments(traced: Traced, graph: Graph, decisions: Decisions) -> dict[str, ArgumentRecord]:
     mesh = decisions.problem.mesh
     return {
@@ -118,8 +123,8 @@ def _einsum(decision: OpDecision, mesh: TorusMesh) -> EinsumRecord:
         equation=op.equation,
         trips=op.trips,
         layout=notation(decision, mesh),
-        operands=tuple(None if spec is None else _text(spec, mesh) for spec in decision.operands),
-        result=None if decision.result is None else _text(decision.result, mesh),
+        operands=tuple(_chain(chain, mesh) for chain in decision.operands),
+        result=_chain(decision.result, mesh),
         collectives=_collectives(decision.movements),
         compute_seconds=decision.compute_seconds,
         hbm_seconds=decision.hbm_seconds,
@@ -132,7 +137,8 @@ def notation(decision: OpDecision, mesh: TorusMesh) -> str:
     """Write an einsum's layout as the paper does, an open sum in braces: "BLE_x,E_xF_yz->BLF_yz{U_x}"."""
     op = decision.op
     inputs, _, output = (op.equation or _plain_equation(op.operand_dims, op.result_dims)).partition("->")
-    texts = [_notate(letters, spec, mesh) for letters, spec in zip(inputs.split(","), decision.operands, strict=False)]
+    read = [chain[-1] if chain else None for chain in decision.operands]
+    texts = [_notate(letters, spec, mesh) for letters, spec in zip(inputs.split(","), read, strict=False)]
     open_axes = [mesh.names[a] for a in decision.open_axes]
     return ",".join(texts) + "->" + _notate(output, decision.made, mesh, open_axes)
 
@@ -172,7 +178,7 @@ def _is_tensor(decision: OpDecision) -> bool:
         return False
     if decision.op.kind is OpKind.IDENTITY:
         return _is_loop_slot(decision) or bool(decision.movements)
-    return bool(decision.movements) or (decision.constrained and decision.result is not None)
+    return bool(decision.movements) or (decision.constrained and bool(decision.result))
 
 
 def _is_loop_slot(decision: OpDecision) -> bool:
@@ -184,7 +190,7 @@ def _tensor(decision: OpDecision, mesh: TorusMesh) -> TensorRecord:
     return TensorRecord(
         name=op.name,
         source=op.source,
-        spec=None if decision.result is None else _text(decision.result, mesh),
+        spec=_chain(decision.result, mesh),
         trips=op.trips,
         collectives=_collectives(decision.movements),
         hbm_seconds=decision.hbm_seconds,

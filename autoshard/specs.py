@@ -104,6 +104,20 @@ def parse_spec(text: str, rank: int) -> Spec:
     return spec
 
 
+STAGE = " > "
+"""Joins the specs that a tensor passes through, one collective apart."""
+
+
+def format_chain(chain: Iterable[Spec]) -> str:
+    """Return the text of the specs that a tensor passes through, such as ``;;x > x;;``."""
+    return STAGE.join(format_spec(spec) for spec in chain)
+
+
+def parse_chain(text: str, rank: int) -> tuple[Spec, ...]:
+    """Return the specs that a chain text stands for; raises `PlanError` as `parse_spec` does."""
+    return tuple(parse_spec(part, rank) for part in text.split(STAGE))
+
+
 def to_partition_spec(spec: Spec) -> PartitionSpec:
     """Return the `PartitionSpec` of full rank that a normalised spec stands for."""
     from jax.sharding import PartitionSpec

@@ -17,7 +17,7 @@ from autoshard.attached import attached_slice
 from autoshard.cost.slices import Slice, parse_slice, slices_of
 from autoshard.cost.torus import TorusMesh, native_mesh
 from autoshard.decorator import PlannedFunction
-from autoshard.errors import AutoshardError, InfeasibleError
+from autoshard.errors import InfeasibleError
 from autoshard.mesh_study import best_meshes, mesh_label, meshes_to_try
 from autoshard.plan import Plan
 from autoshard.plan_records import RunnerUp
@@ -444,5 +444,3 @@ def _summary(plan: Plan) -> str:
     heavy = sorted(plan.einsums, key=lambda e: -e.trips * max(e.compute_seconds, e.hbm_seconds))[:3]
     return "; ".join(f"{e.name} {e.layout}" for e in heavy)
 
-
-__all__ = ["AutoshardError", "Options", "tune", "tune_target"]

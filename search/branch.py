@@ -146,18 +146,25 @@ class BranchAndBound:
 
     def _is_closed(self, dual: DualAscent, reduced: Reduced, order: Order) -> bool:
         """Whether the node's bound, or an exact look at its promising labels, settles it."""
-        if dual.bound < self._cutoff():
-            threshold = affordable_threshold(dual.label_bounds, order, self._effort.direct_operations / 4)
-            found = solve_within(reduced.network, dual.label_bounds, min(threshold, self._value))
-            if found is not None:
-                self._offer(reduced.original(found.labels))
-                if found.is_optimal:
-                    self._eliminated = True
-                    return True
+        if dual.bound < self._cutoff() and self._solves_promising(dual, reduced, order):
+            return True
         if dual.bound >= self._cutoff():
             self._closed = min(self._closed, dual.bound)
             return True
         return False
+
+    def _solves_promising(self, dual: DualAscent, reduced: Reduced, order: Order) -> bool:
+        """Look for an incumbent among the promising labels; whether it is proven the node's best."""
+        operations = self._effort.direct_operations / 4
+        threshold = affordable_threshold(dual.label_bounds, order, operations)
+        if threshold is None:
+            return False
+        found = solve_within(reduced.network, dual.label_bounds, min(threshold, self._value))
+        if found is None:
+            return False
+        self._offer(reduced.original(found.labels))
+        self._eliminated = self._eliminated or found.is_optimal
+        return found.is_optimal
 
     def _pruned(self, reduced: Reduced, dual: DualAscent) -> tuple[Reduced, DualAscent]:
         """Drop the labels whose bound exceeds the incumbent."""

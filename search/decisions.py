@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from autoshard.cost.layouts import Layouts, local_fraction
 from autoshard.cost.reshard import reshard_collectives
+from autoshard.search.candidates import Strategies, operand_layouts, result_layouts
 from autoshard.search.graph import Op, OpKind
 from autoshard.search.ordering import Axes, Orders, Spec, unreduced_axes
 from autoshard.search.problem import Edge, Problem, copies, has_unreduced
-from autoshard.search.candidates import operand_layouts, result_layouts
+from autoshard.search.stages import closing, stages
 
 
 COPY = "copy"
@@ -39,8 +43,9 @@ class OpDecision:
 
     Attributes:
         op: The op.
-        operands: Spec of each operand as read; None for values every reader computes for itself, and for open sums.
-        result: Spec in which the first result ends up; None when it stays an open sum.
+        operands: Chain of specs that brings each operand to where it is read (its last is what the op reads); empty for
+            values that every reader computes for itself, and for open sums.
+        result: Chain of specs that the first result passes through; empty when it stays an open sum.
         made: Spec in which the op itself leaves the first result.
         open_axes: Axes over which that first result is an open sum.
         constrained: Whether the result must be pinned for the compiler to follow the plan.
@@ -51,8 +56,8 @@ class OpDecision:
     """
 
     op: Op
-    operands: tuple[Spec | None, ...]
-    result: Spec | None
+    operands: tuple[tuple[Spec, ...], ...]
+    result: tuple[Spec, ...]
     made: Spec
     open_axes: Axes
     constrained: bool
@@ -88,11 +93,13 @@ def spell_out(problem: Problem, labels: Sequence[int]) -> Decisions:
     decisions = Decisions(problem, tuple(labels), Orders(problem, labels))
     movements, moved = _movements(problem, labels)
     outgoing: dict[int, list[Edge]] = {}
+    incoming: dict[int, list[Edge]] = {}
     for edge in problem.edges:
         outgoing.setdefault(edge.value, []).append(edge)
+        incoming.setdefault(edge.op, []).append(edge)
     for op in problem.graph.ops:
         if op.index in problem.op_variable:
-            decisions.ops.append(_op_decision(decisions, op, movements.get(op.index, []), moved, outgoing))
+            decisions.ops.append(_op_decision(decisions, op, movements.get(op.index, []), moved, incoming, outgoing))
         elif op.kind is OpKind.IDENTITY and op.results[0] in problem.value_variable:
             decisions.ops.append(_hand_over(decisions, op, movements.get(op.index, [])))
     return decisions
@@ -138,7 +145,14 @@ def _owner(problem: Problem, edge: Edge) -> int:
     return edge.op if edge.op >= 0 else producer
 
 
-def _op_decision(decisions: Decisions, op: Op, movements: list[Movement], moved: set[int], outgoing: dict[int, list[Edge]]) -> OpDecision:
+def _op_decision(
+    decisions: Decisions,
+    op: Op,
+    movements: list[Movement],
+    moved: set[int],
+    incoming: dict[int, list[Edge]],
+    outgoing: dict[int, list[Edge]],
+) -> OpDecision:
     problem, labels, orders = decisions.problem, decisions.labels, decisions.orders
     number = problem.op_variable[op.index]
     variable = problem.variables[number]
@@ -148,8 +162,8 @@ def _op_decision(decisions: Decisions, op: Op, movements: list[Movement], moved:
     assert variable.cost is not None
     return OpDecision(
         op=op,
-        operands=tuple(_operand(decisions, op, code, i) for i in range(len(op.operands))),
-        result=_final(decisions, op, outgoing),
+        operands=tuple(_operand(decisions, op, code, i, incoming) for i in range(len(op.operands))),
+        result=_result(decisions, op, outgoing),
         made=orders.spec_of_result(op, 0),
         open_axes=unreduced_axes(made),
         constrained=_constrained(decisions, op, moved),
@@ -160,32 +174,56 @@ def _op_decision(decisions: Decisions, op: Op, movements: list[Movement], moved:
     )
 
 
-def _operand(decisions: Decisions, op: Op, code: object, position: int) -> Spec | None:
-    problem = decisions.problem
-    if problem.graph.values[op.operands[position]].free:
-        return None
-    number = problem.op_variable[op.index]
-    label = decisions.labels[number]
-    layout = operand_layouts(op, problem.variables[number].codes[label : label + 1], position)[0]
-    return None if has_unreduced(layout) else decisions.orders.spec_of_operand(op, position)
+def _operand(decisions: Decisions, op: Op, code: Strategies, position: int, incoming: dict[int, list[Edge]]) -> tuple[Spec, ...]:
+    problem, orders = decisions.problem, decisions.orders
+    value = op.operands[position]
+    if problem.graph.values[value].free or has_unreduced(operand_layouts(op, code, position)[0]):
+        return ()
+    want = orders.spec_of_operand(op, position)
+    edge = next((e for e in incoming.get(op.index, []) if e.value == value), None)
+    if edge is None:
+        return (want,)
+    open_axes = unreduced_axes(edge.source_layouts[decisions.labels[edge.source]])
+    return stages(_source_spec(decisions, edge), want, open_axes) or (want,)
 
 
-def _final(decisions: Decisions, op: Op, outgoing: dict[int, list[Edge]]) -> Spec | None:
-    """Where the first result of an op ends up: its own layout, or that to which its open sum is reduced."""
-    problem, labels, value = decisions.problem, decisions.labels, op.results[0]
-    number = problem.op_variable[op.index]
-    label = labels[number]
-    if not has_unreduced(result_layouts(op, problem.variables[number].codes[label : label + 1], 0)[0]):
-        return decisions.orders.spec_of_result(op, 0)
+def _source_spec(decisions: Decisions, edge: Edge) -> Spec:
+    """The spec in which the source of an edge has the value."""
+    problem, orders = decisions.problem, decisions.orders
+    if edge.value in problem.value_variable and problem.value_variable[edge.value] == edge.source:
+        return orders.spec_of_value(edge.value)
+    producer = problem.graph.ops[problem.graph.values[edge.value].producer]
+    return orders.spec_of_result(producer, producer.results.index(edge.value))
+
+
+def _result(decisions: Decisions, op: Op, outgoing: dict[int, list[Edge]]) -> tuple[Spec, ...]:
+    """The chain of the first result: an open sum is closed, and an einsum's result goes on to where its readers share it."""
+    problem, labels, orders, value = decisions.problem, decisions.labels, decisions.orders, op.results[0]
+    made = orders.spec_of_result(op, 0)
+    open_axes = unreduced_axes(_made_layout(decisions, op))
     if value in problem.value_variable:
         layout = problem.layouts(value)[labels[problem.value_variable[value]]]
-        return None if has_unreduced(layout) else decisions.orders.spec_of_value(value)
+        if has_unreduced(layout):
+            return ()
+        chain = stages(made, orders.spec_of_value(value), open_axes)
+        if open_axes:
+            return chain if op.kind is OpKind.EINSUM else chain[:1]
+        return (made, *chain) if op.kind is OpKind.EINSUM else (made,)
+    if not open_axes:
+        return (made,)
     for edge in outgoing.get(value, []):
         if has_unreduced(edge.target_layouts[labels[edge.target]]):
-            return None
+            return ()
         reader = problem.graph.ops[edge.op]
-        return decisions.orders.spec_of_operand(reader, reader.operands.index(value))
-    return _handed_over(decisions, value)
+        return (closing(made, orders.spec_of_operand(reader, reader.operands.index(value))),)
+    slot = _handed_over(decisions, value)
+    return () if slot is None else stages(made, slot, open_axes)
+
+
+def _made_layout(decisions: Decisions, op: Op) -> npt.NDArray[np.int8]:
+    number = decisions.problem.op_variable[op.index]
+    label = decisions.labels[number]
+    return result_layouts(op, decisions.problem.variables[number].codes[label : label + 1], 0)[0]
 
 
 def _handed_over(decisions: Decisions, value: int) -> Spec | None:
@@ -206,4 +244,4 @@ def _constrained(decisions: Decisions, op: Op, moved: set[int]) -> bool:
 
 def _hand_over(decisions: Decisions, op: Op, movements: list[Movement]) -> OpDecision:
     spec = decisions.orders.spec_of_value(op.results[0])
-    return OpDecision(op, (spec,), spec, spec, (), True, tuple(movements), 0.0, 0.0, 0.0)
+    return OpDecision(op, ((spec,),), (spec,), spec, (), True, tuple(movements), 0.0, 0.0, 0.0)

@@ -97,7 +97,8 @@ def _within_bounds(
     possible = reduce(network, dict(enumerate(np.isfinite(vector) for vector in bounds)))
     finite = [vector[kept] for vector, kept in zip(bounds, possible.kept, strict=True)]
     order = elimination_order(possible.network)
-    for threshold in sorted({affordable_threshold(finite, order, most) for most in operations}):
+    thresholds = {affordable_threshold(finite, order, most) for most in operations}
+    for threshold in sorted(each for each in thresholds if each is not None):
         masks = dict(enumerate(within(bounds, threshold)))
         complete = all(vector.max() <= threshold for vector in finite)
         try:

@@ -10,7 +10,7 @@ mismatch costs a collective-permute of the local tensor.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,11 +108,12 @@ class Orders:
 
     def _add_edge(self, network: Network, numbers: dict[_Place, int], domains: list[list[Axes]], edge: Edge) -> None:
         price = self._price(edge)
+        present = {int(a) for a in np.flatnonzero(edge.source_layouts[self.labels[edge.source]] >= 0)}
         for source, target in zip(self._source_places(edge), self._target_places(edge), strict=True):
             involved = list(dict.fromkeys(place for place in (*source, *target) if place in numbers))
             if not involved:
                 continue
-            cost = self._mismatch(source, target, involved, numbers, domains) * price
+            cost = self._mismatch(source, target, involved, numbers, domains, present) * price
             if cost.ndim == 1:
                 network.add_unary(numbers[involved[0]], cost)
             elif cost.ndim == 2:
@@ -120,7 +121,7 @@ class Orders:
             # More than two orders meet in one dim only where merged dims meet; their order is left as it falls.
 
     def _mismatch(
-        self, source: list[_Place], target: list[_Place], involved: list[_Place], numbers: dict[_Place, int], domains: list[list[Axes]]
+        self, source: list[_Place], target: list[_Place], involved: list[_Place], numbers: dict[_Place, int], domains: list[list[Axes]], present: set[int]
     ) -> npt.NDArray[np.float64]:
         options = [domains[numbers[place]] for place in involved]
         cost = np.zeros([len(option) for option in options])
@@ -128,7 +129,7 @@ class Orders:
             orders = {place: options[i][index[i]] for i, place in enumerate(involved)}
             have = [a for place in source for a in orders.get(place, self.axes_at(place))]
             want = [a for place in target for a in orders.get(place, self.axes_at(place))]
-            cost[index] = not _compatible(have, want)
+            cost[index] = not _compatible(have, want, present)
         return cost
 
     def _price(self, edge: Edge) -> float:
@@ -169,10 +170,16 @@ class Orders:
         return self.problem.graph.ops[edge.op].operands[0]
 
 
-def _compatible(have: Sequence[int], want: Sequence[int]) -> bool:
-    """Whether the axes that stay are the major ones, in the same order, on both sides."""
+def _compatible(have: Sequence[int], want: Sequence[int], present: Collection[int]) -> bool:
+    """Whether one collective per change is enough: axes that stay are the major ones, in the same order, on both sides.
+
+    New axes follow in the order in which they come: first those that shard nothing before, then those that come from another
+    dim (`present` are the axes that shard some dim before).
+    """
     kept = [a for a in have if a in want]
-    return list(have[: len(kept)]) == kept and list(want[: len(kept)]) == kept
+    new = list(want[len(kept) :])
+    arrival = [a in present for a in new]
+    return list(have[: len(kept)]) == kept and list(want[: len(kept)]) == kept and arrival == sorted(arrival)
 
 
 def unreduced_axes(layout: npt.NDArray[np.int8]) -> Axes:

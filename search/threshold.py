@@ -32,7 +32,7 @@ def within(label_bounds: Sequence[FloatArray], threshold: float) -> list[BoolArr
     return [bounds <= threshold for bounds in label_bounds]
 
 
-def affordable_threshold(label_bounds: Sequence[FloatArray], order: Order, operations: float) -> float:
+def affordable_threshold(label_bounds: Sequence[FloatArray], order: Order, operations: float) -> float | None:
     """The largest label bound up to which all labels can be kept at no more than `operations`.
 
     Args:
@@ -41,21 +41,23 @@ def affordable_threshold(label_bounds: Sequence[FloatArray], order: Order, opera
         operations: table entries allowed.
 
     Returns:
-        The threshold; at least large enough that every variable keeps a label.
+        The threshold, None when letting every variable keep a label costs too much already.
     """
     bounds = [np.sort(vector) for vector in label_bounds]
     needed = max(float(vector[0]) for vector in bounds)
     levels = np.unique(np.concatenate(bounds))
     levels = levels[levels >= needed]
+    affordable = None
     low, high = 0, len(levels) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
+    while low <= high:
+        middle = (low + high) // 2
         sizes = [int(np.searchsorted(vector, levels[middle], side="right")) for vector in bounds]
         if order.at_sizes(sizes).operations <= operations:
-            low = middle
+            affordable = float(levels[middle])
+            low = middle + 1
         else:
             high = middle - 1
-    return float(levels[low])
+    return affordable
 
 
 def solve_within(network: Network, label_bounds: Sequence[FloatArray], threshold: float) -> Incumbent | None:

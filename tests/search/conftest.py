@@ -77,5 +77,5 @@ def _blocks(n_blocks: int, n_labels: int, seed: int) -> Network:
 
 @pytest.fixture(scope="session")
 def blocks() -> Callable[[int, int, int], Network]:
-    """Maker of Transformer-like networks, 11 variables per block and one: `blocks(n_blocks, n_labels, seed)`."""
+    """Maker of Transformer-like networks of 11 n_blocks + 1 variables: `blocks(n_blocks, n_labels, seed)`."""
     return _blocks

@@ -103,5 +103,6 @@ def test_affordable_threshold_is_the_largest_that_fits() -> None:
     # 2 x 2 labels up to 3.0: 4 entries for the pair, 2 for the last; 2 x 3 labels up to 4.0: 6 + 2 or more
     assert affordable_threshold(bounds, order, 7) == 3.0
     assert affordable_threshold(bounds, order, 100) == 5.0
-    assert affordable_threshold(bounds, order, 0) == 1.0
+    assert affordable_threshold(bounds, order, 2) == 1.0
+    assert affordable_threshold(bounds, order, 1) is None
     assert [mask.tolist() for mask in within(bounds, 3.0)] == [[True, True, False], [True, True, False]]
