@@ -36,7 +36,8 @@ class Operation:
     """One einsum, or one constrained tensor; times are for one execution.
 
     Attributes:
-        layout: an einsum's layout in the paper's notation; a tensor's name and spec.
+        name: the operation's name in the plan.
+        layout: an einsum's layout in the paper's notation; a tensor's spec.
         source: where the user wrote it.
         trips: how often it runs in a step.
         compute_seconds: time of the matrix units.
@@ -48,6 +49,7 @@ class Operation:
         collectives: what moves.
     """
 
+    name: str
     layout: str
     source: str
     trips: int
@@ -135,7 +137,7 @@ def _einsum(plan: Plan, record: EinsumRecord) -> Operation:
 
 
 def _tensor(plan: Plan, record: TensorRecord) -> Operation:
-    return _operation(plan, record, f"{record.name} [{record.spec}]", 0.0)
+    return _operation(plan, record, "open sum" if record.spec is None else f"[{record.spec}]", 0.0)
 
 
 def _operation(
@@ -145,6 +147,7 @@ def _operation(
     seconds = max(compute_seconds, record.hbm_seconds) + exposed_ici_seconds
     step_seconds = plan.predicted.seconds
     return Operation(
+        name=record.name,
         layout=layout,
         source=record.source,
         trips=record.trips,

@@ -12,12 +12,13 @@ from autoshard.plan_records import Coverage, RunnerUp, Versions
 from autoshard.text_table import align
 from autoshard.units import format_bytes, format_percent, format_seconds, three_digits
 
-_OPERATION_HEADING = ("source", "trips", "compute", "HBM", "ICI", "bound", "share")
+_OPERATION_HEADING = ("layout", "source", "trips", "compute", "HBM", "ICI", "bound", "share")
 _RUNNER_UP_HEADING = ("runner-up", "predicted", "estimated", "measured", "HBM per chip", "status")
 _TIMES_NOTE = (
     "Times and bytes are for one execution on one chip; the share is of the predicted step, all trips."
 )
 _NEGLIGIBLE_SHARE = 0.0005
+_NOTABLE_SHARE = 0.005
 
 
 def to_json(explanation: Explanation) -> str:
@@ -31,7 +32,7 @@ def to_text(explanation: Explanation) -> str:
         _header(explanation),
         [_TIMES_NOTE],
         _operations("einsum", explanation.einsums),
-        _operations("tensor", explanation.tensors),
+        _tensors(explanation.tensors),
         _totals(explanation),
         _runners_up(explanation.runners_up),
         _coverage(explanation.coverage),
@@ -58,15 +59,27 @@ def _operations(title: str, operations: Sequence[Operation]) -> list[str]:
     if not operations:
         return []
     rows = [(title, *_OPERATION_HEADING), *map(_operation_cells, operations)]
-    heading, *lines = align(rows, right=(2, 3, 4, 5, 7))
+    heading, *lines = align(rows, right=(3, 4, 5, 6, 8))
     return [
         heading,
         *(line for pair in zip(lines, operations, strict=True) for line in _with_collectives(*pair)),
     ]
 
 
+def _tensors(tensors: Sequence[Operation]) -> list[str]:
+    """The tensors that communicate or take notable time; the others are only counted."""
+    shown = [each for each in tensors if each.collectives or each.share >= _NOTABLE_SHARE]
+    rest = [each for each in tensors if each not in shown]
+    lines = _operations("tensor", shown)
+    if rest:
+        share = format_percent(sum(each.share for each in rest))
+        lines.append(f"{len(rest)} more tensors are pinned and move nothing: {share} of the predicted time")
+    return lines
+
+
 def _operation_cells(operation: Operation) -> tuple[str, ...]:
     return (
+        operation.name,
         operation.layout,
         operation.source,
         str(operation.trips),

@@ -128,8 +128,7 @@ def compile_candidates(
 def with_estimate(candidate: Judged, result: CompileResult) -> Judged:
     """Add what the compiler said."""
     if result.status != "ok" or result.seconds_estimated is None or result.hbm_bytes_per_chip is None:
-        detail = f"{result.status}: {result.detail}" if result.detail else result.status
-        return replace(candidate, status=detail, compiled=result)
+        return replace(candidate, status=_lost(candidate, result), compiled=result)
     estimate = Estimate(
         seconds=result.seconds_estimated,
         hbm_bytes_per_chip=result.hbm_bytes_per_chip,
@@ -137,6 +136,15 @@ def with_estimate(candidate: Judged, result: CompileResult) -> Judged:
         ici_seconds=result.exposed_collective_seconds or 0.0,
     )
     return replace(candidate, plan=msgspec.structs.replace(candidate.plan, estimated=estimate), compiled=result)
+
+
+def _lost(candidate: Judged, result: CompileResult) -> str:
+    """Why a candidate cannot win, in one line."""
+    if result.status == "out of memory" and result.hbm_bytes_per_chip is not None:
+        needed, limit = result.hbm_bytes_per_chip, candidate.plan.predicted.hbm_limit_bytes
+        return f"out of memory: needs {needed / 2**30:.2f} GiB per chip of {limit / 2**30:.2f} GiB, {needed - limit} bytes over"
+    first = result.detail.splitlines()[0] if result.detail else ""
+    return f"{result.status}: {first}" if first else result.status
 
 
 def time_candidates(

@@ -2,7 +2,8 @@
 
 The tiers above re-rank a few plans, so these should differ in substance.  The k cheapest assignments do not: they differ in how a scalar
 is laid out, or in the names of equal axes.  So one decision at a time is taken away, with all its images under a renaming
-of equal axes, and the problem solved again: each runner-up is the optimum under one decision being different.
+of equal axes, and the problem solved again: each runner-up is the optimum under one decision being different.  When
+that gives too few, what was found is taken away too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from autoshard.search.problem import Problem, VariableKind
 
 _DECISIONS = 6
 """Einsums whose decision is taken away, heaviest first."""
+_ROUNDS = 3
+"""Rounds of taking away; each round takes away all that the rounds before have found."""
 _GAP = 0.01
 _SECONDS = 5.0
 """Limits of each of these solves; a runner-up need not be proven best."""
@@ -28,11 +31,16 @@ _SECONDS = 5.0
 def distinct_solutions(
     problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float], best: Sequence[int]
 ) -> Iterator[tuple[int, ...]]:
-    """Yield assignments that differ from `best` in the strategy of one heavy einsum, the heaviest first."""
-    for variable in heavy_einsums(problem, best)[:_DECISIONS]:
-        found = _solve(problem, rows, limits, {variable: ~same_orbit(problem, variable, best[variable])})
-        if found is not None:
-            yield found
+    """Yield assignments that differ from `best`, and later from all before, in the strategy of one heavy einsum."""
+    known = [tuple(best)]
+    for _ in range(_ROUNDS):
+        before = list(known)
+        for variable in heavy_einsums(problem, best)[:_DECISIONS]:
+            taken = [same_orbit(problem, variable, labels[variable]) for labels in before]
+            found = _solve(problem, rows, limits, {variable: ~np.logical_or.reduce(taken)})
+            if found is not None and found not in known:
+                known.append(found)
+                yield found
 
 
 def _solve(

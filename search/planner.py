@@ -16,7 +16,8 @@ from autoshard.cost.reshard import reshard_collectives
 from autoshard.cost.roofline import stream_seconds
 from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow
-from autoshard.search.diversity import distinct_solutions
+from autoshard.search.candidates import factor_shards
+from autoshard.search.diversity import distinct_solutions, heavy_einsums
 from autoshard.search.memory import MemoryModel, Peak
 from autoshard.search.problem import REST_PRICE, Problem
 from autoshard.search.solution import Solution
@@ -24,6 +25,7 @@ from autoshard.search.solution import Solution
 DEFAULT_GAP = 0.01
 """Relative distance to the proven bound at which the search may stop."""
 _MAX_ROWS = 40
+_HEAVY = 6
 _NOTABLE = 0.005
 """Share of the step from which on a collective makes two plans different."""
 
@@ -105,7 +107,8 @@ def _step_seconds(problem: Problem, labels: Sequence[int]) -> float:
 
 def _most_rest_seconds(problem: Problem, limit_bytes: float) -> float:
     """The most that the tie-breaking price can add to a plan that fits: what the bound must give back."""
-    return REST_PRICE * float(stream_seconds(limit_bytes, problem.mesh.slice.chip))
+    values = (problem.graph.values[v.subject].nbytes for v in problem.variables if v.cost is None)
+    return REST_PRICE * float(stream_seconds(min(limit_bytes, sum(values)), problem.mesh.slice.chip))
 
 
 def _runners_up(
@@ -116,7 +119,9 @@ def _runners_up(
     notable = _NOTABLE * best.value
     seen = {signature(problem, best.labels, notable)}
     found: list[Candidate] = []
-    for labels in distinct_solutions(problem, rows, limits, best.labels):
+    for number, labels in enumerate(distinct_solutions(problem, rows, limits, best.labels)):
+        if number >= _HEAVY and len(found) >= count:
+            break
         mark = signature(problem, labels, notable)
         peak = memory.peak(labels)
         if mark in seen or peak.nbytes > limit_bytes:
@@ -127,8 +132,16 @@ def _runners_up(
 
 
 def signature(problem: Problem, labels: Sequence[int], notable_seconds: float) -> Hashable:
-    """What a plan communicates, blind to the names of axes: notable collectives by value, kind, group size and bytes."""
-    parts = []
+    """What a plan does, blind to the names of axes.
+
+    That is how it cuts the heavy einsums, and its notable collectives by value, kind, group size and bytes.
+    """
+    parts: list[tuple[object, ...]] = []
+    for number in heavy_einsums(problem, labels)[:_HEAVY]:
+        variable = problem.variables[number]
+        op = problem.graph.ops[variable.subject]
+        shards = factor_shards(variable.codes[[labels[number]]], len(op.factors), problem.mesh)[0]
+        parts.append((op.index, "strategy", tuple(int(n) for n in shards)))
     for edge in problem.edges:
         have, want = edge.source_layouts[labels[edge.source]], edge.target_layouts[labels[edge.target]]
         if not (have != want).any():
@@ -138,4 +151,4 @@ def signature(problem: Problem, labels: Sequence[int], notable_seconds: float) -
             if collective.seconds * edge.trips >= notable_seconds:
                 size = int(np.prod([problem.mesh.shape[problem.mesh.names.index(a)] for a in collective.axes]))
                 parts.append((edge.value, collective.kind, size, round(collective.bytes_per_chip)))
-    return tuple(sorted(parts))
+    return tuple(sorted(parts, key=repr))
