@@ -15,12 +15,12 @@ import numpy as np
 
 from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.errors import BudgetError, NoSolutionError, TimeLimitError
-from autoshard.search.label_bounds import label_bounds
 from autoshard.search.lagrange import Dual, Relaxation, Sample, maximise
 from autoshard.search.least_use import least_use, thriftiest
 from autoshard.search.network import BoolArray, FloatArray, Network
 from autoshard.search.reduction import Reduced, reduce
 from autoshard.search.repair import Repair
+from autoshard.search.shrink import shrink
 from autoshard.search.solution import Solution
 from autoshard.search.solver import solve
 
@@ -187,13 +187,9 @@ class _Search:
     def _promising(self, reduced: Reduced, dual: Dual) -> list[BoolArray]:
         """Masks of the labels of `reduced` whose priced bound does not exceed the incumbent."""
         rows = [row.cut(reduced.kept) for row in self._rows]
-        charged = reduce(priced(reduced.network, rows, list(dual.prices)))
-        most = self._value * (1 + _TOLERANCE) if self._value > 0 else self._value * (1 - _TOLERANCE)
-        most += float(dual.prices @ self._limits)
-        masks = [np.zeros(size, np.bool_) for size in reduced.network.sizes]
-        for mask, kept, bounds in zip(masks, charged.kept, label_bounds(charged.network), strict=True):
-            mask[kept] = bounds <= most
-        return masks
+        charged = priced(reduced.network, rows, list(dual.prices))
+        most = self._value + _TOLERANCE * abs(self._value) if self._labels is not None else np.inf
+        return shrink(charged, most + float(dual.prices @ self._limits)).masks(charged.sizes)
 
     def _split(self, dual: Dual, allowed: list[BoolArray]) -> None:
         """Open two children that part the labels of one variable; close a node of a single assignment."""

@@ -12,47 +12,66 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from autoshard.search.budget import solve_with_budgets
-from autoshard.search.budget_rows import BudgetRow
-from autoshard.search.errors import BudgetError, NoSolutionError, TimeLimitError
+from autoshard.cost.roofline import stream_seconds
+from autoshard.search.budget_rows import BudgetRow, priced
+from autoshard.search.errors import NoSolutionError, TimeLimitError
 from autoshard.search.graph import OpKind
-from autoshard.search.network import BoolArray
+from autoshard.search.network import BoolArray, Network
 from autoshard.search.problem import Problem, VariableKind
+from autoshard.search.solver import solve
 
 _DECISIONS = 6
 """Einsums whose decision is taken away, heaviest first."""
 _ROUNDS = 3
 """Rounds of taking away; each round takes away all that the rounds before have found."""
 _GAP = 0.01
-_SECONDS = 5.0
+_SECONDS = 2.0
 """Limits of each of these solves; a runner-up need not be proven best."""
+_FIRST_PRICE, _PRICE_STEP, _PRICES = 1e-3, 4.0, 16
+"""Prices of a byte that are tried, as multiples of the time to stream it from HBM."""
 
 
 def distinct_solutions(
     problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float], best: Sequence[int]
 ) -> Iterator[tuple[int, ...]]:
-    """Yield assignments that differ from `best`, and later from all before, in the strategy of one heavy einsum."""
+    """Yield assignments that differ from `best`, and later from all before, in the strategy of one heavy einsum.
+
+    Memory is priced, not enforced: the caller drops what does not fit.
+    """
+    network = _priced(problem, rows, limits)
     known = [tuple(best)]
     for _ in range(_ROUNDS):
         before = list(known)
         for variable in heavy_einsums(problem, best)[:_DECISIONS]:
             taken = [same_orbit(problem, variable, labels[variable]) for labels in before]
-            found = _solve(problem, rows, limits, {variable: ~np.logical_or.reduce(taken)})
+            found = _solve(network, variable, ~np.logical_or.reduce(taken))
             if found is not None and found not in known:
                 known.append(found)
                 yield found
 
 
-def _solve(
-    problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float], allowed: dict[int, BoolArray]
-) -> tuple[int, ...] | None:
-    if not all(mask.any() for mask in allowed.values()):
+def _priced(problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float]) -> Network:
+    """The network with memory at the lowest price, of a geometric series, at which its optimum keeps the budgets."""
+    network = problem.network
+    if not rows:
+        return network
+    price = _FIRST_PRICE * float(stream_seconds(1.0, problem.mesh.slice.chip))
+    for _ in range(_PRICES):
+        network = priced(problem.network, rows, [price] * len(rows))
+        labels = solve(network, gap=_GAP, time_limit_seconds=_SECONDS).labels
+        if all(row.use(labels) <= limit for row, limit in zip(rows, limits, strict=True)):
+            break
+        price *= _PRICE_STEP
+    return network
+
+
+def _solve(network: Network, variable: int, allowed: BoolArray) -> tuple[int, ...] | None:
+    if not allowed.any():
         return None
-    network = problem.network.restricted(allowed)
     try:
-        return solve_with_budgets(network, rows, limits, gap=_GAP, time_limit_seconds=_SECONDS).labels
-    except (BudgetError, NoSolutionError, TimeLimitError):
-        return None  # nothing fits without this decision: no runner-up of this kind
+        return solve(network.restricted({variable: allowed}), gap=_GAP, time_limit_seconds=_SECONDS).labels
+    except (NoSolutionError, TimeLimitError):
+        return None  # nothing without this decision: no runner-up of this kind
 
 
 def heavy_einsums(problem: Problem, labels: Sequence[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """The k best assignments that differ in what matters to the caller.
 
-Labels that no good assignment uses are dropped first: with T the bound up to which labels are kept, every
-assignment that costs at most T survives, so what is found up to T is exact; T rises only when it must.
+Labels that no assignment up to a cost T uses are dropped first, T a little above the optimum; what is found
+up to T is then exact, and T rises only when it must.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -10,18 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from autoshard.search.errors import NoSolutionError
-from autoshard.search.label_bounds import label_bounds, quick_label_bounds
-from autoshard.search.network import FloatArray, Network
-from autoshard.search.order import elimination_order
+from autoshard.search.network import Network
 from autoshard.search.ranking import Ranking
-from autoshard.search.reduction import Reduced, reduce
+from autoshard.search.reduction import Reduced
+from autoshard.search.shrink import shrink
 from autoshard.search.solution import Solution
-from autoshard.search.symmetry import Symmetry, checked_symmetries, symmetrised
-from autoshard.search.threshold import affordable_threshold, within
+from autoshard.search.solver import solve
+from autoshard.search.symmetry import Symmetry, checked_symmetries
 
-_SWEEPS = 8
-_QUICK_OPERATIONS = (1e6, 1e7)  # table entries allowed to networks narrowed by quick label bounds
-_OPERATIONS = (1e6, 1e7, 1e8, np.inf)  # and by thorough ones; the last must allow everything
+_ROUNDING = 1e-9
+_SLACKS = (0.01, 0.04, 0.16, 0.64, np.inf)  # T above the optimum, relative; the last must allow everything
 
 
 def k_best(
@@ -75,36 +73,18 @@ def k_best(
 
 
 def _narrowed(network: Network, group: Sequence[Symmetry]) -> Iterator[tuple[Reduced, float]]:
-    """The network on more and more labels, each time with the cost up to which nothing is missing."""
-    whole = reduce(network)
-    quick = quick_label_bounds(whole.network, _SWEEPS)
-    yield from _within_bounds(network, whole, quick, group, _QUICK_OPERATIONS)
-    yield from _within_bounds(network, whole, label_bounds(whole.network), group, _OPERATIONS)
+    """The network on more and more labels, each time with the cost T up to which nothing is missing."""
+    best = solve(network)
+    weight = _weight(network, best.labels) or 1.0
+    for slack in _SLACKS:
+        threshold = best.value + slack * weight
+        yield shrink(network, threshold + _ROUNDING * weight, group), threshold
 
 
-def _within_bounds(
-    network: Network,
-    whole: Reduced,
-    found: Sequence[FloatArray],
-    group: Sequence[Symmetry],
-    operations: Sequence[float],
-) -> Iterator[tuple[Reduced, float]]:
-    """The network on the labels whose bound is at most a threshold, for each number of operations allowed."""
-    bounds = [np.full(size, np.inf) for size in network.sizes]
-    for vector, kept, least in zip(bounds, whole.kept, found, strict=True):
-        vector[kept] = least
-    bounds = symmetrised(group, bounds)
-    possible = reduce(network, dict(enumerate(np.isfinite(vector) for vector in bounds)))
-    finite = [vector[kept] for vector, kept in zip(bounds, possible.kept, strict=True)]
-    order = elimination_order(possible.network)
-    thresholds = {affordable_threshold(finite, order, most) for most in operations}
-    for threshold in sorted(each for each in thresholds if each is not None):
-        masks = dict(enumerate(within(bounds, threshold)))
-        complete = all(vector.max() <= threshold for vector in finite)
-        try:
-            yield reduce(network, masks), np.inf if complete else threshold
-        except NoSolutionError:
-            continue
+def _weight(network: Network, labels: Sequence[int]) -> float:
+    """The absolute values of an assignment's costs, summed: its value where no cost is negative."""
+    unary = sum(abs(float(vector[labels[i]])) for i, vector in enumerate(network.unary))
+    return unary + sum(abs(float(m[labels[i], labels[j]])) for (i, j), m in network.pairwise.items())
 
 
 def _distinct(
