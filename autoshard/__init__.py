@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autoshard.errors import AutoshardError as AutoshardError
     from autoshard.errors import CompileError as CompileError
     from autoshard.errors import InfeasibleError as InfeasibleError
+    from autoshard.errors import OptionError as OptionError
     from autoshard.errors import PlanError as PlanError
     from autoshard.errors import PlanMismatchError as PlanMismatchError
     from autoshard.errors import SliceError as SliceError
@@ -29,6 +30,7 @@ _HOME = {
     "AutoshardError": "autoshard.errors",
     "CompileError": "autoshard.errors",
     "InfeasibleError": "autoshard.errors",
+    "OptionError": "autoshard.errors",
     "Plan": "autoshard.plan",
     "PlanError": "autoshard.errors",
     "PlanMismatchError": "autoshard.errors",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from autoshard.cost.chips import chip
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.errors import SliceError
 
@@ -25,7 +27,8 @@ def attached_slice() -> Slice:
     """Return the slice that the attached devices form.
 
     Raises:
-        SliceError: The devices are of a kind that the chip table does not know, or do not fill a box of the torus.
+        SliceError: The devices are of a kind that the chip table does not know, or do not fill a box of the
+            torus.
     """
     devices = jax.devices()
     kind, platform = devices[0].device_kind, devices[0].platform
@@ -34,15 +37,21 @@ def attached_slice() -> Slice:
     if platform == "gpu":
         return parse_slice(f"{_gpu_name(kind)}:{len(devices)}")
     if kind not in _KINDS:
-        raise SliceError(f"attached devices are `{kind}`; known kinds: {', '.join(_KINDS)}. Name the slice: --slice CHIP:TOPOLOGY")
-    return parse_slice(f"{_KINDS[kind]}:{'x'.join(map(str, _extent(devices, 2 if _KINDS[kind] in ('v5e', 'v6e') else 3)))}")
+        raise SliceError(
+            f"attached devices are `{kind}`; known kinds: {', '.join(_KINDS)}. Name the slice: "
+            "--slice CHIP:TOPOLOGY"
+        )
+    name = _KINDS[kind]
+    return parse_slice(f"{name}:{'x'.join(map(str, _extent(devices, chip(name).torus_rank)))}")
 
 
 def _gpu_name(kind: str) -> str:
     for name in ("h100", "a100"):
         if name in kind.lower():
             return name
-    raise SliceError(f"attached devices are `{kind}`; known GPUs: H100, A100. Name the slice: --slice CHIP:TOPOLOGY")
+    raise SliceError(
+        f"attached devices are `{kind}`; known GPUs: H100, A100. Name the slice: --slice CHIP:TOPOLOGY"
+    )
 
 
 def _extent(devices: Sequence[Any], rank: int) -> tuple[int, ...]:
@@ -50,9 +59,8 @@ def _extent(devices: Sequence[Any], rank: int) -> tuple[int, ...]:
     low = [min(c[d] for c in coordinates) for d in range(rank)]
     high = [max(c[d] for c in coordinates) for d in range(rank)]
     extent = tuple(b - a + 1 for a, b in zip(low, high, strict=True))
-    count = 1
-    for size in extent:
-        count *= size
-    if count != len(devices):
-        raise SliceError(f"the {len(devices)} attached devices do not fill a box of the torus (they span {extent})")
+    if math.prod(extent) != len(devices):
+        raise SliceError(
+            f"the {len(devices)} attached devices do not fill a box of the torus (they span {extent})"
+        )
     return extent

@@ -1,7 +1,7 @@
 """Tier 2: what the real TPU compiler says of a candidate, on a host without a TPU.
 
-The parent calls `compile_all`. Each candidate is compiled ahead of time in a child process for the described
-slice; HBM per chip is the compiler's own figure, the step time is estimated from its schedule
+The parent calls `compile_all`. Each candidate is compiled ahead of time in a child process for the
+described slice; HBM per chip is the compiler's own figure, the step time is estimated from its schedule
 (`autoshard.timeline`), and a program that does not fit is a result, not an error: the compiler names the
 bytes that it would have needed.
 

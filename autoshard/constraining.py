@@ -1,8 +1,9 @@
 """Run a jaxpr again with sharding constraints put at chosen equations, inside loops and nested calls.
 
-The walk is that of `autoshard.equations`, so an equation's path names the same equation in both.  Higher-order equations are
-bound again with a body that has been run through this module: a scan stays a scan, a custom derivative keeps its
-rule, remat keeps its policy.  A constraint is the identity, so numerics, gradients and donation are unchanged.
+The walk is that of `autoshard.walking`, so an equation's path names the same equation in both.
+Higher-order equations are bound again with a body that has been run through this module: a scan stays a
+scan, a custom derivative keeps its rule, remat keeps its policy. A constraint is the identity, so
+numerics, gradients and donation are unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.sharding import PartitionSpec
 
-from autoshard.equations import called_jaxpr
+from autoshard.primitives import BODY_KEYS, called_jaxpr
 
 Chain = tuple[PartitionSpec, ...]
 """Specs that a tensor is put through one after the other; empty leaves it to the compiler."""
@@ -31,31 +32,38 @@ class Constraints:
     Attributes:
         operands: Chains of the array operands (literals excluded) just before an equation.
         results: Chains of the results just after an equation.
-        slots: Spec of one value handed over by a loop, by "<path>:carry<i>" or "<path>:y<i>".
+        slots: Spec of one value handed over, by "<path>:carry<i>" or "<path>:y<i>" of a loop, or
+            "<path>:out<i>" of a cond.
     """
 
     operands: Mapping[str, Chains] = field(default_factory=dict)
     results: Mapping[str, Chains] = field(default_factory=dict)
     slots: Mapping[str, PartitionSpec] = field(default_factory=dict)
 
-    def touches(self, path: str) -> bool:
-        """Whether anything at or below an equation is constrained."""
-        inside, slot = f"{path}/", f"{path}:"
+    def touched(self) -> frozenset[str]:
+        """Paths of all equations at or below which something is constrained."""
         keys = (*self.operands, *self.results, *self.slots)
-        return any(key == path or key.startswith((inside, slot)) for key in keys)
+        steps = [key.partition(":")[0].split("/") for key in keys]
+        return frozenset("/".join(s[:n]) for s in steps for n in range(1, len(s) + 1))
 
 
+_PLAIN_CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
+"""Calls that mean nothing of their own: they are inlined."""
 Constrain = Callable[[Any, PartitionSpec], Any]
 
 
-def run_constrained(closed: ClosedJaxpr, arguments: Sequence[Any], constraints: Constraints, constrain: Constrain) -> list[Any]:
+def run_constrained(
+    closed: ClosedJaxpr, arguments: Sequence[Any], constraints: Constraints, constrain: Constrain
+) -> list[Any]:
     """Evaluate `closed` on flat arguments; `constrain(array, spec)` puts one constraint."""
-    return _Runner(constraints, constrain).body(closed.jaxpr, closed.consts, arguments, "")
+    runner = _Runner(constraints, constraints.touched(), constrain)
+    return runner.body(closed.jaxpr, closed.consts, arguments, "")
 
 
 @dataclass(frozen=True, slots=True)
 class _Runner:
     constraints: Constraints
+    touched: frozenset[str]
     constrain: Constrain
 
     def body(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], path: str) -> list[Any]:
@@ -96,60 +104,62 @@ class _Runner:
         return results
 
     def evaluate(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
-        if not self.constraints.touches(path):
+        if path not in self.touched:
             return _bind(eqn, operands, eqn.params)
-        name = eqn.primitive.name
-        if name == "scan":
-            return self.scan(eqn, operands, path)
-        if name == "while":
-            return self.while_loop(eqn, operands, path)
-        if name == "cond":
-            branches = [self.closed(branch, f"{path}/branch{i}") for i, branch in enumerate(eqn.params["branches"])]
-            return _bind(eqn, operands, {**eqn.params, "branches": tuple(branches)})
+        higher = {"scan": self.scan, "while": self.while_loop, "cond": self.cond}.get(eqn.primitive.name)
+        if higher is not None:
+            return higher(eqn, operands, path)
         inner = called_jaxpr(eqn)
         if inner is None:
             return _bind(eqn, operands, eqn.params)
-        return self.call(eqn, inner, operands, path)
+        if eqn.primitive.name in _PLAIN_CALLS:
+            return self.body(*inner, operands, path)
+        return self.call(eqn, ClosedJaxpr(*inner), operands, path)
 
-    def call(self, eqn: JaxprEqn, inner: tuple[Jaxpr, Sequence[Any]], operands: list[Any], path: str) -> list[Any]:
-        """Plain calls are inlined; calls that carry a derivative rule or a policy are bound again with the new body."""
-        jaxpr, consts = inner
-        if eqn.primitive.name in {"jit", "pjit", "closed_call", "core_call"}:
-            return self.body(jaxpr, consts, operands, path)
-        key = next(key for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params)
-        new = self.closed(ClosedJaxpr(jaxpr, consts), path)
-        body: Any = new if isinstance(eqn.params[key], ClosedJaxpr) else new.jaxpr
-        return _bind(eqn, operands, {**eqn.params, key: body})
+    def call(self, eqn: JaxprEqn, inner: ClosedJaxpr, operands: list[Any], path: str) -> list[Any]:
+        """Bind a call with a derivative rule or a policy again, with the new body."""
+        key = next(key for key in BODY_KEYS if key in eqn.params)
+        new = self.closed(inner, path)
+        if isinstance(eqn.params[key], ClosedJaxpr):
+            return _bind(eqn, operands, {**eqn.params, key: new})
+        jaxpr = new.jaxpr.replace(constvars=[], invars=[*new.jaxpr.constvars, *new.jaxpr.invars])
+        return _bind(eqn, [*new.consts, *operands], {**eqn.params, key: jaxpr})
 
-    def closed(self, closed: ClosedJaxpr, path: str, finish: Callable[[list[Any]], list[Any]] | None = None) -> ClosedJaxpr:
+    def closed(self, closed: ClosedJaxpr, path: str, slots: Sequence[str] = ()) -> ClosedJaxpr:
+        """Run a nested jaxpr into a new one; `slots` are the keys of its first results."""
+
         def run(*arguments: Any) -> list[Any]:
             results = self.body(closed.jaxpr, closed.consts, arguments, path)
-            return finish(results) if finish else results
+            return self.in_slots(results, slots)
 
         return jax.make_jaxpr(run)(*(_abstract(v.aval) for v in closed.jaxpr.invars))
 
     def scan(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
-        n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
-
-        def finish(results: list[Any]) -> list[Any]:
-            keys = [f"{path}:carry{i}" if i < n_carry else f"{path}:y{i - n_carry}" for i in range(len(results))]
-            return [self.slot(result, key) for result, key in zip(results, keys, strict=True)]
-
-        held, rest = operands[:n_consts], operands[n_consts:]
-        init = [self.slot(value, f"{path}:carry{i}") for i, value in enumerate(rest[:n_carry])]
-        body = self.closed(eqn.params["jaxpr"], path, finish)
-        return _bind(eqn, [*held, *init, *rest[n_carry:]], {**eqn.params, "jaxpr": body})
+        first, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+        carries = [f"{path}:carry{i}" for i in range(n_carry)]
+        ys = [f"{path}:y{i}" for i in range(len(eqn.outvars) - n_carry)]
+        body = self.closed(eqn.params["jaxpr"], path, [*carries, *ys])
+        started = [*operands[:first], *self.in_slots(operands[first:], carries)]
+        return _bind(eqn, started, {**eqn.params, "jaxpr": body})
 
     def while_loop(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
-        def finish(results: list[Any]) -> list[Any]:
-            return [self.slot(result, f"{path}:carry{i}") for i, result in enumerate(results)]
+        first = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
+        carries = [f"{path}:carry{i}" for i in range(len(eqn.outvars))]
+        body = self.closed(eqn.params["body_jaxpr"], path, carries)
+        started = [*operands[:first], *self.in_slots(operands[first:], carries)]
+        return _bind(eqn, started, {**eqn.params, "body_jaxpr": body})
 
-        body = self.closed(eqn.params["body_jaxpr"], path, finish)
-        return _bind(eqn, operands, {**eqn.params, "body_jaxpr": body})
+    def cond(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
+        branches = enumerate(eqn.params["branches"])
+        new = tuple(self.closed(branch, f"{path}/branch{i}") for i, branch in branches)
+        results = _bind(eqn, operands, {**eqn.params, "branches": new})
+        return self.in_slots(results, [f"{path}:out{i}" for i in range(len(results))])
 
-    def slot(self, value: Any, key: str) -> Any:
-        spec = self.constraints.slots.get(key)
-        return value if spec is None else self.constrain(value, spec)
+    def in_slots(self, values: Sequence[Any], keys: Sequence[str]) -> list[Any]:
+        """Constrain the first values as the slots `keys` are; the rest goes through."""
+        specs = [self.constraints.slots.get(key) for key in keys]
+        pairs = zip(values, [*specs, *[None] * (len(values) - len(specs))], strict=True)
+        return [value if spec is None else self.constrain(value, spec) for value, spec in pairs]
 
 
 def _bind(eqn: JaxprEqn, operands: Sequence[Any], params: dict[str, Any]) -> list[Any]:

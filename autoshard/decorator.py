@@ -1,8 +1,8 @@
 """`autoshard.jit`: `jax.jit` under a plan.
 
-With a plan, arguments and results get the plan's shardings and the function runs with the plan's constraints inside.
-Without a plan file it is plain `jax.jit` and says once how to make one, so that a model can be decorated
-before it has been tuned.
+With a plan, arguments and results get the plan's shardings and the function runs with the plan's
+constraints inside. Without a plan file it is plain `jax.jit` and says once how to make one, so that a
+model can be decorated before it has been tuned.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+import types
+from collections.abc import Callable
+from typing import Any, overload
 
 import jax
 
-from autoshard.applying import Application
+from autoshard.application import Application
+from autoshard.applying import wrapper_names
 from autoshard.plan import Plan, load_plan
 
 _LOG = logging.getLogger("autoshard")
+
+PlanSource = Plan | str | os.PathLike[str]
+"""A plan, or the path of a plan file."""
 
 
 class PlannedFunction:
@@ -32,45 +37,57 @@ class PlannedFunction:
     """
 
     def __init__(
-        self, function: Callable[..., Any], plan: Plan | str | os.PathLike[str] | None, inputs: Callable[[], Any] | None, jit_options: dict[str, Any]
+        self,
+        function: Callable[..., Any],
+        plan: PlanSource | None = None,
+        inputs: Callable[[], Any] | None = None,
+        jit_options: dict[str, Any] | None = None,
     ) -> None:
         """Wrap `function`; nothing is read or traced yet."""
         self.function = function
         self.inputs = inputs
-        self.jit_options = jit_options
+        self.jit_options = dict(jit_options or {})
         self.plan_path = None if plan is None or isinstance(plan, Plan) else os.fspath(plan)
-        self._given = plan if isinstance(plan, Plan) else None
+        self._plan = plan if isinstance(plan, Plan) else None
         self._jitted: Any = None
-        functools.update_wrapper(self, function, assigned=[name for name in functools.WRAPPER_ASSIGNMENTS if hasattr(function, name)])
+        self._hinted = False
+        functools.update_wrapper(self, function, assigned=wrapper_names(function))
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Bind as a method."""
-        return self if instance is None else functools.partial(self, instance)
+        """Bind as a method, as the result of `jax.jit` does: the instance is the first argument."""
+        return self if instance is None else types.MethodType(self, instance)
 
+    @property
     def plan(self) -> Plan | None:
-        """Return the plan in force, or None when its file does not exist yet."""
-        if self._given is not None:
-            return self._given
-        if self.plan_path is None or not os.path.exists(self.plan_path):
-            return None
-        self._given = load_plan(self.plan_path)
-        return self._given
+        """The plan in force, or None when its file does not exist yet."""
+        if self._plan is None and self.plan_path is not None and os.path.exists(self.plan_path):
+            self._plan = load_plan(self.plan_path)
+        return self._plan
 
     def jitted(self) -> Any:
         """Return the underlying `jax.jit` object or its stand-in under the plan."""
         if self._jitted is None:
-            plan = self.plan()
-            if plan is None:
-                _LOG.warning("%s", self._hint())
-                self._jitted = jax.jit(self.function, **self.jit_options)
-            else:
+            plan = self.plan
+            if plan is not None:
                 self._jitted = Application(self.function, plan, jit_options=self.jit_options)
+            else:
+                self._hint()
+                self._jitted = jax.jit(self.function, **self.jit_options)
         return self._jitted
 
-    def _hint(self) -> str:
+    def _hint(self) -> None:
+        if self._hinted:
+            return
+        self._hinted = True
         name = getattr(self.function, "__name__", "function")
-        output = f" -o {self.plan_path}" if self.plan_path else ""
-        return f"no plan for `{name}` yet, running plain jax.jit; make one with: autoshard tune MODULE_OR_FILE:{name} --slice CHIP:TOPOLOGY{output}"
+        output = self.plan_path or "PLAN"
+        _LOG.warning(
+            "no plan for `%s` yet, running plain jax.jit; make one with: "
+            "autoshard tune MODULE_OR_FILE:%s --slice CHIP:TOPOLOGY -o %s",
+            name,
+            name,
+            output,
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function under the plan."""
@@ -78,43 +95,65 @@ class PlannedFunction:
 
     def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
         """Lower for the given arguments, as `jax.jit(...).lower`."""
-        return self.jitted().lower(*args, **kwargs)
+        lowered: jax.stages.Lowered = self.jitted().lower(*args, **kwargs)
+        return lowered
 
     def trace(self, *args: Any, **kwargs: Any) -> jax.stages.Traced:
         """Trace for the given arguments, as `jax.jit(...).trace`."""
-        return self.jitted().trace(*args, **kwargs)
+        traced: jax.stages.Traced = self.jitted().trace(*args, **kwargs)
+        return traced
 
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         """Return the shapes of the results, as `jax.jit(...).eval_shape`."""
-        return jax.eval_shape(self.function, *args, **kwargs)
+        return jax.jit(self.function, **self.jit_options).eval_shape(*args, **kwargs)
 
     def clear_cache(self) -> None:
         """Forget compiled programs and read the plan again at the next call."""
         self._jitted = None
         if self.plan_path is not None:
-            self._given = None
+            self._plan = None
+
+
+@overload
+def jit(
+    fun: Callable[..., Any],
+    *,
+    plan: PlanSource | None = None,
+    inputs: Callable[[], Any] | None = None,
+    **jit_options: Any,
+) -> PlannedFunction: ...
+
+
+@overload
+def jit(
+    *, plan: PlanSource | None = None, inputs: Callable[[], Any] | None = None, **jit_options: Any
+) -> Callable[[Callable[..., Any]], PlannedFunction]: ...
 
 
 def jit(
     fun: Callable[..., Any] | None = None,
     *,
-    plan: Plan | str | os.PathLike[str] | None = None,
-    inputs: Callable[[], Sequence[Any]] | None = None,
+    plan: PlanSource | None = None,
+    inputs: Callable[[], Any] | None = None,
     **jit_options: Any,
-) -> Any:
+) -> PlannedFunction | Callable[[Callable[..., Any]], PlannedFunction]:
     """Compile a function under a sharding plan; without a plan file yet, as plain `jax.jit`.
 
     Args:
-        fun: The function; may be a `functools.partial` or a bound method. Left out when used as a decorator with arguments.
+        fun: The function; may be a `functools.partial` or a bound method. Left out when used as a decorator
+            with arguments.
         plan: A plan or the path of a plan file.
-        inputs: A function that returns the abstract arguments (pytrees of `jax.ShapeDtypeStruct`); `autoshard tune` uses it.
-        **jit_options: Keyword arguments of `jax.jit` (`donate_argnames`, `static_argnames`, ...).
+        inputs: A function that returns the abstract arguments, a tuple of pytrees of `jax.ShapeDtypeStruct`;
+            `autoshard tune` uses it.
+        **jit_options: Keyword arguments of `jax.jit` (`donate_argnames`, `static_argnames`, ...), but not the
+            shardings: those are the plan's.
 
     Returns:
         A function with `.lower()` and `.trace()`, or a decorator when `fun` is left out.
 
     Raises:
-        PlanMismatchError: At the first call, when the plan was made for another function, other shapes or other devices.
+        PlanMismatchError: At the first call, when the plan was made for another function, other shapes or
+            other devices.
 
     Example:
         >>> import autoshard
@@ -122,6 +161,11 @@ def jit(
         >>> int(double(21))
         42
     """
+    shardings = sorted({"in_shardings", "out_shardings"} & jit_options.keys())
+    if shardings:
+        raise TypeError(
+            f"autoshard.jit() takes no {' or '.join(shardings)}: the plan says them; use jax.jit instead"
+        )
     if fun is None:
         return lambda function: PlannedFunction(function, plan, inputs, jit_options)
     return PlannedFunction(fun, plan, inputs, jit_options)

@@ -7,6 +7,7 @@ was expected and what to do::
     ├── UnknownChipError(ValueError)     a chip that is not in the table
     ├── SliceError(ValueError)           a slice text or a topology that cannot exist
     ├── TargetError(ValueError)          MODULE:FUNCTION or its inputs cannot be loaded
+    ├── OptionError(ValueError)          an option that is not known, or a number out of its range
     ├── TraceError(ValueError)           the function cannot be traced, or its jaxpr cannot be planned
     ├── InfeasibleError(ValueError)      no plan fits the memory of a chip
     ├── CompileError(RuntimeError)       the real compiler refused a candidate
@@ -20,6 +21,7 @@ __all__ = [
     "AutoshardError",
     "CompileError",
     "InfeasibleError",
+    "OptionError",
     "PlanError",
     "PlanMismatchError",
     "SliceError",
@@ -31,6 +33,10 @@ __all__ = [
 
 class TargetError(AutoshardError, ValueError):
     """A target `MODULE_OR_FILE:FUNCTION`, or the function that gives its inputs, cannot be loaded."""
+
+
+class OptionError(AutoshardError, ValueError):
+    """An option has a value that is not known, or a number that is out of its range."""
 
 
 class TraceError(AutoshardError, ValueError):

@@ -1,9 +1,10 @@
 """What a plan says, worked out from the plan alone: where a step's time goes and how good the plan is.
 
 One execution of an einsum takes ``max(compute, HBM) + exposed fraction * ICI`` seconds, the model's own
-formula; its share of the step is that, times its trips, over the predicted step time. Model flops utilisation
-is ``flops per chip / (seconds * peak flops per second)``, and a token costs ``chips * seconds / tokens``. The
-three step times stay apart: *predicted* by the model, *estimated* by the compiler, *measured* on hardware.
+formula; its share of the step is that, times its trips, over the predicted step time. Model flops
+utilisation is ``flops per chip / (seconds * peak flops per second)``, and a token costs ``chips * seconds
+/ tokens``. The three step times stay apart: *predicted* by the model, *estimated* by the compiler,
+*measured* on hardware.
 """
 
 from __future__ import annotations

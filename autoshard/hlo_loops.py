@@ -1,9 +1,9 @@
 """How often a compiled loop runs.
 
-TPU text states no trip count, but a scan's loop counts: its condition compares element k of the loop's state
-with a bound, its body adds a constant to that element, and its initial value is a constant. All three are
-read here, through copies and through state elements which the body hands on unchanged; so ``trips =
-ceil((bound - start) / step)``. A `known_trip_count` that the compiler states wins.
+TPU text states no trip count, but a scan's loop counts: its condition compares element k of the loop's
+state with a bound, its body adds a constant to that element, and its initial value is a constant. All
+three are read here, through copies and through state elements which the body hands on unchanged; so
+``trips = ceil((bound - start) / step)``. A `known_trip_count` that the compiler states wins.
 """
 
 from __future__ import annotations

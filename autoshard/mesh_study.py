@@ -1,94 +1,160 @@
-"""Which mesh: Optuna over the ways to cut a slice's torus dims into mesh axes.
+"""Which mesh: an Optuna study over the ways to cut a slice's torus dims into mesh axes.
 
-The mesh is not a graph problem: each torus dim of size n may be one axis or an ordered list of factors of n.  Each trial solves the whole
-graph problem on one mesh; its value is the predicted step time.  With a storage URL the study is shared by any number of
-processes and a killed run goes on where it stopped.
+The mesh is not a graph problem: each torus dim of size n may be one axis or an ordered list of factors of
+n. Each trial solves the whole graph problem on one mesh; its value is the predicted step time. The meshes
+are few, so they are tried in order rather than sampled; what the study gives is memory: with a storage URL
+any number of processes share it, and a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from autoshard.cost.slices import Slice
 from autoshard.cost.torus import TorusMesh, mesh_factorisations
 from autoshard.errors import AutoshardError
 
 AUTO_AXES = 3
-"""Meshes of up to this many axes are tried by default: more make a search slow before they make a plan better."""
+"""Axes of a mesh that is tried by default: more make a search slow before they make a plan better."""
+SEARCH_AXES = 4
+_MOST_AXES = 8
 _DOES_NOT_FIT = float("inf")
+_MESH, _BOUND = "mesh", "bound_seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A mesh that can hold the program: its best predicted step time, and the proven lower bound there."""
+
+    mesh: TorusMesh
+    seconds: float
+    bound_seconds: float
+
+
+Score = Callable[[TorusMesh], tuple[float, float] | None]
+"""Best predicted step time on a mesh and its lower bound, both in seconds; None where nothing fits."""
 
 
 def mesh_label(mesh: TorusMesh) -> str:
-    """A readable, unique name of a mesh of its slice, such as "x4.y4.z4"."""
-    return ".".join(f"{axis.name}{axis.size}" for axis in mesh.axes)
+    """A readable, unique name of a mesh of its slice, such as "x=4 y=4 z=4"."""
+    return " ".join(f"{axis.name}={axis.size}" for axis in mesh.axes)
 
 
 def meshes_to_try(slice_: Slice, choice: str) -> tuple[TorusMesh, ...]:
     """The meshes for `--mesh native`, `auto` or `search`; the native one first."""
+    native = mesh_factorisations(slice_, max_axes=_MOST_AXES)[0]
     if choice == "native":
-        return mesh_factorisations(slice_, max_axes=len(slice_.topology) + 1)[:1]
-    limit = AUTO_AXES if choice == "auto" else 4
-    native = mesh_factorisations(slice_, max_axes=8)[0]
-    return (native, *(m for m in mesh_factorisations(slice_, max_axes=max(limit, len(native.axes))) if m != native))
+        return (native,)
+    limit = max(AUTO_AXES if choice == "auto" else SEARCH_AXES, len(native.axes))
+    return (native, *(mesh for mesh in mesh_factorisations(slice_, max_axes=limit) if mesh != native))
 
 
 def best_meshes(
     meshes: Sequence[TorusMesh],
-    score: Callable[[TorusMesh], float | None],
+    score: Score,
     *,
     study_name: str,
     trials: int,
     storage: str | None,
-    seed: int,
     on_trial: Callable[[str], None] = lambda _: None,
-) -> list[TorusMesh]:
+) -> list[Tried]:
     """Return the meshes that were tried and can hold the program, best first.
 
     Args:
         meshes: The choices, the native one first.
-        score: Predicted step time on a mesh in seconds, None when nothing fits.
-        study_name: Names the study in the storage.
-        trials: Most trials to run, those already in the storage included.
+        score: Prices a mesh.
+        study_name: Names the study in the storage; it must tell apart what has other meshes or other prices.
+        trials: Most meshes to try, those already in the storage included.
         storage: Optuna storage URL, None for memory.
-        seed: Of the sampler.
         on_trial: Told the label of each mesh before it is tried.
+
+    Raises:
+        AutoshardError: The storage cannot be opened.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     by_label = {mesh_label(mesh): mesh for mesh in meshes}
-    study = _study(study_name, storage, seed)
-
-    def objective(trial: optuna.Trial) -> float:
-        label = str(trial.suggest_categorical("mesh", list(by_label)))
-        on_trial(label)
-        seconds = score(by_label[label])
-        return _DOES_NOT_FIT if seconds is None else seconds
-
+    study = _study(study_name, storage)
     wanted = list(by_label)[:trials]
     # First what nobody has begun, then what another worker has begun and may have died over.
-    for begun in (True, False):
+    for done_with in (_BEGUN, _DONE):
         for label in wanted:
-            if label not in _labels(study, begun_too=begun):
-                study.enqueue_trial({"mesh": label})
-                study.optimize(objective, n_trials=1)
-    finished = [t for t in study.get_trials(deepcopy=False) if t.value is not None and t.value < _DOES_NOT_FIT]
-    ranked = sorted(finished, key=lambda t: (t.value, wanted.index(t.params["mesh"]) if t.params["mesh"] in wanted else t.number))
-    labels = list(dict.fromkeys(str(t.params["mesh"]) for t in ranked))
-    return [by_label[label] for label in labels if label in by_label]
+            if label not in _labels(study, done_with):
+                on_trial(label)
+                _try(study, by_label, label, score)
+    return _ranked(study, by_label)
 
 
-def _labels(study: optuna.Study, *, begun_too: bool) -> set[str]:
-    """Meshes with a finished trial; with `begun_too` also those that some worker is at."""
-    trials = study.get_trials(deepcopy=False)
-    return {str(t.params.get("mesh")) for t in trials if t.state.is_finished() or begun_too}
+_DONE = (TrialState.COMPLETE,)
+_BEGUN = (TrialState.COMPLETE, TrialState.RUNNING)
 
 
-def _study(name: str, storage: str | None, seed: int) -> optuna.Study:
-    sampler = optuna.samplers.RandomSampler(seed=seed)
+def _labels(study: optuna.Study, states: tuple[TrialState, ...]) -> set[str]:
+    return {str(trial.params.get(_MESH)) for trial in study.get_trials(deepcopy=False, states=states)}
+
+
+def _try(study: optuna.Study, meshes: Mapping[str, TorusMesh], label: str, score: Score) -> None:
+    """Run one trial; one that an error or Ctrl-C ends is marked as failed, and will be tried again."""
+    study.sampler = _Only(label)
+    trial = study.ask({_MESH: optuna.distributions.CategoricalDistribution(list(meshes))})
     try:
-        return optuna.create_study(study_name=name, storage=storage, sampler=sampler, direction="minimize", load_if_exists=True)
-    except Exception as error:
+        found = score(meshes[label])
+    except BaseException:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    if found is not None:
+        trial.set_user_attr(_BOUND, found[1])
+    study.tell(trial, _DOES_NOT_FIT if found is None else found[0])
+
+
+def _ranked(study: optuna.Study, by_label: dict[str, TorusMesh]) -> list[Tried]:
+    """What fits, fastest first, and among equals in the order of the choices; each mesh once."""
+    order = {label: place for place, label in enumerate(by_label)}
+    tried: dict[str, Tried] = {}
+    for trial in study.get_trials(deepcopy=False, states=_DONE):
+        label = str(trial.params.get(_MESH))
+        if label in by_label and trial.value is not None and trial.value < _DOES_NOT_FIT:
+            tried[label] = Tried(by_label[label], trial.value, float(trial.user_attrs[_BOUND]))
+    return [tried[label] for label in sorted(tried, key=lambda label: (tried[label].seconds, order[label]))]
+
+
+class _Only(optuna.samplers.BaseSampler):
+    """Samples the one value that it was made with."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        param_name: str,
+        param_distribution: optuna.distributions.BaseDistribution,
+    ) -> str:
+        return self._value
+
+
+def _study(name: str, storage: str | None) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.create_study(
+            study_name=name, storage=storage, direction="minimize", load_if_exists=True
+        )
+    except Exception as error:  # whatever the database's driver raises
+        reason = str(error).strip().partition("\n")[0]
         raise AutoshardError(
-            f"the study storage `{storage}` cannot be opened: {error}. Expected an Optuna URL such as sqlite:///tune.db"
+            f"the study storage `{storage}` cannot be opened: {reason}. Expected an Optuna URL such as sqlite:///tune.db"
         ) from error

@@ -1,15 +1,15 @@
 """Inputs from a seed, and whether two programs' outputs agree.
 
-Candidates are timed and compared on made-up inputs that keep deep networks finite: floats of rank 2 and more
-are normals of standard deviation ``1 / sqrt(largest dim)``, so that a matmul keeps its operand's scale;
-floats of rank 0 and 1 lie in [0.5, 1], which is valid as a gain, a bias, a variance or a step size; integers
-lie in ``[0, integer_bound)``, which must be valid as token ids and positions. Where the outputs of the
-unsharded program are not finite under them, `non_negative` inputs are the second try (square roots of
-optimizer moments, say).
+Candidates are timed and compared on made-up inputs that keep deep networks finite: floats of rank 2 and
+more are normals of standard deviation ``1 / sqrt(largest dim)``, so that a matmul keeps its operand's
+scale; floats of rank 0 and 1 lie in [0.5, 1], which is valid as a gain, a bias, a variance or a step size;
+integers lie in ``[0, integer_bound)``, which must be valid as token ids and positions. Where the outputs
+of the unsharded program are not finite under them, `non_negative` inputs are the second try (square roots
+of optimizer moments, say).
 
-Sharding changes the order of sums, so outputs agree up to rounding: for each output ``error = max |actual -
-expected| / max |expected|``, and the tolerance is that of the coarsest float type which the program takes or
-returns.
+Sharding changes the order of sums, so outputs agree up to rounding: for each output ``error = max |actual
+- expected| / max |expected|``, and the tolerance is that of the coarsest float type which the program
+takes or returns.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Plan files: JSON that is written the same way every time, and read with care.
 
-Writing is deterministic: fields in the order of the records, floats as the records hold them, no time stamps,
-and a container on one line wherever it fits, so that one array is one line and a change is a short diff. The
-file is replaced in one step, so a reader never meets half of it.
+Writing is deterministic: fields in the order of the records, floats as the records hold them, no time
+stamps, and a container on one line wherever it fits, so that one array is one line and a change is a short
+diff. The file is replaced in one step, so a reader never meets half of it.
 
-The form has a version and a revision (as lock files do): a newer *version* is refused, a newer *revision* is
-read with a warning and what it adds is ignored.
+The form has a version and a revision (as lock files do): a newer *version* is refused, a newer *revision*
+is read with a warning and what it adds is ignored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The mesh of a plan over real devices: every device at the place in the torus that the plan gave it.
 
-A mesh axis with stride s along torus dim d moves s chips along that dim, so mesh position (i_1 .. i_A) is the
-chip with coordinate sum(i_a * s_a for axes a of dim d) in every dim d. With the devices ordered by
+A mesh axis with stride s along torus dim d moves s chips along that dim, so mesh position (i_1 .. i_A) is
+the chip with coordinate sum(i_a * s_a for axes a of dim d) in every dim d. With the devices ordered by
 coordinates, first dim slowest, a step of axis a is a step of ``s_a * (chips in all later dims)`` in that
 order; DCN is the slowest of all.
 """

@@ -1,12 +1,12 @@
 """The parts of a plan: what a plan file says, field by field.
 
-Every part is a frozen record, known by its field names alone. A record never changes its file: field order is
-the order in the file, floats are held to 6 significant digits (what the file holds), and numbers that JSON
-cannot express are refused. So a plan equals the plan that is loaded back, and writing it again gives the same
-bytes.
+Every part is a frozen record, known by its field names alone. A record never changes its file: field order
+is the order in the file, floats are held to 6 significant digits (what the file holds), and numbers that
+JSON cannot express are refused. So a plan equals the plan that is loaded back, and writing it again gives
+the same bytes.
 
-Times and bytes of an einsum or a tensor are for *one* execution; `trips` says how often it runs in a step (a
-`scan` body is listed once). Times are seconds, `*_per_chip` counts are for one chip.
+Times and bytes of an einsum or a tensor are for *one* execution; `trips` says how often it runs in a step
+(a `scan` body is listed once). Times are seconds, `*_per_chip` counts are for one chip.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """From a candidate of the search to a plan: specs by path and name, costs, notation.
 
-A plan is written in names (mesh axes, argument paths, einsum names), so it can be read, compared and applied without the graph it came
-from.  Only what the compiler needs is pinned: einsums, values that several ops read, and values that are resharded.
+A plan is written in names (mesh axes, argument paths, einsum names), so it can be read, compared and
+applied without the graph it came from. Only what the compiler needs is pinned: einsums, values that
+several ops read, and values that are resharded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import math
 from collections.abc import Sequence
 
 import jax
-import jaxlib
 
 import autoshard
 from autoshard.cost.torus import TorusMesh
@@ -90,7 +90,11 @@ def _text(spec: Spec, mesh: TorusMesh) -> str:
 
 def _chain(chain: Sequence[Spec], mesh: TorusMesh) -> str | None:
     """A chain of specs as text; None where the compiler is left free."""
-    return format_chain([tuple(tuple(mesh.names[a] for a in dim) for dim in spec) for spec in chain]) if chain else None
+    return (
+        format_chain([tuple(tuple(mesh.names[a] for a in dim) for dim in spec) for spec in chain])
+        if chain
+        else None
+    )
 
 
 def _arguments(traced: Traced, graph: Graph, decisions: Decisions) -> dict[str, ArgumentRecord]:
@@ -110,7 +114,9 @@ def _arguments(traced: Traced, graph: Graph, decisions: Decisions) -> dict[str, 
 def _results(traced: Traced, graph: Graph, decisions: Decisions) -> dict[str, ResultRecord]:
     mesh = decisions.problem.mesh
     return {
-        name: ResultRecord(type=format_type(aval.dtype, aval.shape), spec=_text(decisions.spec_of_value(value), mesh))
+        name: ResultRecord(
+            type=format_type(aval.dtype, aval.shape), spec=_text(decisions.spec_of_value(value), mesh)
+        )
         for name, aval, value in zip(traced.result_names, traced.out_avals, graph.results, strict=True)
     }
 
@@ -226,7 +232,7 @@ def _tokens(traced: Traced) -> int | None:
     for name, aval in zip(traced.argument_names, traced.in_avals, strict=True):
         leaf = name.rpartition("/")[2]
         if str(aval.dtype).startswith(("int", "uint")) and ("token" in leaf or leaf.endswith("ids")):
-            return math.prod(aval.shape)
+            return int(math.prod(aval.shape))
     return None
 
 
@@ -235,7 +241,12 @@ def _versions() -> Versions:
         libtpu: str | None = importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
         libtpu = None
-    return Versions(jax=jax.__version__, jaxlib=jaxlib.__version__, libtpu=libtpu, autoshard=autoshard.__version__)
+    return Versions(
+        jax=jax.__version__,
+        jaxlib=importlib.metadata.version("jaxlib"),
+        libtpu=libtpu,
+        autoshard=autoshard.__version__,
+    )
 
 
 def _coverage(graph: Graph) -> Coverage:

@@ -1,9 +1,9 @@
 """A candidate program as bytes, so that a child process can compile or time it without the user's modules.
 
-A plan is judged by compiling the function under it, and compilers and devices are used in child processes: a
-crash then costs one candidate. What crosses the border is a `jax.export` module (StableHLO with its
-shardings) of a *flat* function: leaves in, leaves out. Pytrees do not cross, so a model's own node types need
-not be importable in the child.
+A plan is judged by compiling the function under it, and compilers and devices are used in child processes:
+a crash then costs one candidate. What crosses the border is a `jax.export` module (StableHLO with its
+shardings) of a *flat* function: leaves in, leaves out. Pytrees do not cross, so a model's own node types
+need not be importable in the child.
 
 Source: https://docs.jax.dev/en/latest/export/export.html. Serialisation needs the package `flatbuffers`.
 """

@@ -1,8 +1,9 @@
 """The one adapter to Shardy's op sharding rules, which jaxlib carries but JAX does not export.
 
-Shardy keeps for every StableHLO op a rule that names the factor behind each dim (see DESIGN: `#sdy.op_sharding_rule<([i, j],
-[j, k])->([i, k]) reduction={j}>`).  The pass `sdy-populate-op-sharding-rules` writes the rules into a lowered module; this module
-runs it and hands the result on as plain Python values.  It is the only place that imports `jaxlib.mlir`.
+Shardy keeps for every StableHLO op a rule that names the factor behind each dim, such as
+`#sdy.op_sharding_rule<([i, j], [j, k])->([i, k]) reduction={j}>`. The pass
+`sdy-populate-op-sharding-rules` writes the rules into a lowered module; this module runs it and hands the
+result on as plain Python values. It is the only place that imports `jaxlib.mlir`.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 A *type* is the dtype and the shape: ``bfloat16[32,4096]``. A *spec* lists, dim by dim, the mesh axes that
 shard the dim: dims are joined by ``;`` and the axes of one dim by ``,`` with the major axis first, so
-``x;y,z;`` stands for ``PartitionSpec('x', ('y', 'z'), None)``. The text of a rank-0 array and of a replicated
-rank-1 array are both empty: reading a spec needs the rank, which the type gives.
+``x;y,z;`` stands for ``PartitionSpec('x', ('y', 'z'), None)``. The text of a rank-0 array and of a
+replicated rank-1 array are both empty: reading a spec needs the rank, which the type gives.
 
-JAX has several spellings of one sharding (``P('a') != P('a', None)``, a name or a tuple of one name); here a
-spec is always normalised: a tuple of full rank, holding a tuple of axis names for every dim.
+JAX has several spellings of one sharding (``P('a') != P('a', None)``, a name or a tuple of one name); here
+a spec is always normalised: a tuple of full rank, holding a tuple of axis names for every dim.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,20 +55,23 @@ def load_target(text: str, inputs: str | None = None) -> Target:
     make_inputs = load_object(inputs) if inputs is not None else own_inputs
     if make_inputs is None:
         raise TargetError(
-            f"`{text}` has no inputs: give --inputs MODULE_OR_FILE:FUNCTION, a function that returns the abstract arguments "
-            "(a tuple of jax.ShapeDtypeStruct pytrees), or decorate it with @autoshard.jit(inputs=...)"
+            f"`{text}` has no inputs: give --inputs MODULE_OR_FILE:FUNCTION, a function that returns the "
+            "abstract arguments (a tuple of jax.ShapeDtypeStruct pytrees), or decorate it with "
+            "@autoshard.jit(inputs=...)"
         )
     name = text.rpartition(":")[2]
-    return Target(text, inputs, function, name, call_inputs(make_inputs, inputs or f"inputs of {text}"), options)
+    return Target(
+        text, inputs, function, name, call_inputs(make_inputs, inputs or f"inputs of {text}"), options
+    )
 
 
 def call_inputs(make_inputs: Callable[[], Any], label: str) -> tuple[Any, ...]:
-    """Call an inputs function; a single argument may be returned without a tuple."""
+    """Call an inputs function; a single argument, a namedtuple too, may be returned without a tuple."""
     try:
         arguments = make_inputs()
     except Exception as error:
         raise TargetError(f"`{label}` failed: {type(error).__name__}: {error}") from error
-    return tuple(arguments) if isinstance(arguments, tuple | list) else (arguments,)
+    return tuple(arguments) if type(arguments) in (tuple, list) else (arguments,)
 
 
 def load_object(text: str) -> Any:
@@ -83,7 +87,11 @@ def load_object(text: str) -> Any:
 
 
 def _public(module: ModuleType) -> Sequence[str]:
-    own = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_") and getattr(v, "__module__", None) == module.__name__]
+    own = [
+        n
+        for n, v in vars(module).items()
+        if callable(v) and not n.startswith("_") and getattr(v, "__module__", None) == module.__name__
+    ]
     return own or ["no functions"]
 
 
@@ -93,9 +101,11 @@ def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise TargetError(f"`{name}` cannot be imported: {error}") from error
-        raise TargetError(f"there is no module `{name}` (looked in the working directory and the installed packages)") from error
+        raise TargetError(
+            f"there is no module `{name}` (looked in the working directory and the installed packages)"
+        ) from error
     except Exception as error:
         raise TargetError(f"`{name}` cannot be imported: {type(error).__name__}: {error}") from error
 
@@ -103,21 +113,28 @@ def _load_module(name: str) -> ModuleType:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise TargetError(f"there is no file `{path}`: {_FORM}")
-    name = path.stem
-    existing = sys.modules.get(name)
-    if existing is not None and getattr(existing, "__file__", None) == str(path.resolve()):
-        return existing
-    spec = importlib.util.spec_from_file_location(name if existing is None else f"{name}_target", path.resolve())
+    resolved = path.resolve()
+    name = _module_name(resolved)
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, resolved)
     if spec is None or spec.loader is None:
         raise TargetError(f"`{path}` is not a Python file: {_FORM}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    sys.modules[name] = module
+    if str(resolved.parent) not in sys.path:
+        sys.path.insert(0, str(resolved.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        del sys.modules[spec.name]
+        del sys.modules[name]
         raise TargetError(f"`{path}` cannot be loaded: {type(error).__name__}: {error}") from error
     return module
+
+
+def _module_name(path: Path) -> str:
+    """The stem, so that it is one module with what others import; told apart where that is another file."""
+    existing = sys.modules.get(path.stem)
+    if existing is None or getattr(existing, "__file__", None) == str(path):
+        return path.stem
+    return f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"

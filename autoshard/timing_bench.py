@@ -1,10 +1,10 @@
 """Candidates run and timed on the devices of this process, and their outputs compared with unsharded ones.
 
-All candidates run in one process on the same devices, in interleaved rounds (1, 2, .. k, then again), so that
-a drift of the machine meets all of them alike. A run's time is that of the compiled executable on inputs
-already in place; donated arguments are put in place again before each run, outside of the time taken, and one
-run per round is not counted. A candidate whose outputs differ from those of the unsharded program on one
-device is a `mismatch`, whatever its time.
+All candidates run in one process on the same devices, in interleaved rounds (1, 2, .. k, then again), so
+that a drift of the machine meets all of them alike. A run's time is that of the compiled executable on
+inputs already in place; donated arguments are put in place again before each run, outside of the time
+taken, and one run per round is not counted. A candidate whose outputs differ from those of the unsharded
+program on one device is a `mismatch`, whatever its time.
 """
 
 from __future__ import annotations

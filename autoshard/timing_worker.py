@@ -1,8 +1,8 @@
 """Tier 3: time candidates on virtual CPU devices in a child process, or on the attached devices.
 
-A child that crashes or hangs costs the candidate at work; the others are run again without it. The attached
-devices are used in this process, since a TPU belongs to one process only. How candidates are timed and judged
-is told in `autoshard.timing_bench`. Run as a module, this file is the child.
+A child that crashes or hangs costs the candidate at work; the others are run again without it. The
+attached devices are used in this process, since a TPU belongs to one process only. How candidates are
+timed and judged is told in `autoshard.timing_bench`. Run as a module, this file is the child.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Devices of a slice in coordinate order: described ones for the compiler, or the attached ones.
 
-The TPU compiler runs on a host without a TPU: `jax.experimental.topologies` describes the chips of any slice,
-and a mesh over those descriptions compiles like one over real chips. Devices are ordered by slice, then by
-coordinates with x slowest, so that the array of a slice has the shape `[num_slices?, *topology]`; a mesh axis
-of size n and stride s on a torus dim then steps s chips along that dim. Under `compiler_environment()` the
-compiler needs no metadata server and writes nothing to the terminal.
+The TPU compiler runs on a host without a TPU: `jax.experimental.topologies` describes the chips of any
+slice, and a mesh over those descriptions compiles like one over real chips. Devices are ordered by slice,
+then by coordinates with x slowest, so that the array of a slice has the shape `[num_slices?, *topology]`;
+a mesh axis of size n and stride s on a torus dim then steps s chips along that dim. Under
+`compiler_environment()` the compiler needs no metadata server and writes nothing to the terminal.
 """
 
 from __future__ import annotations

@@ -36,11 +36,11 @@ def to_json(result: TuneResult, plan_path: str | None) -> str:
 
     Args:
         result: the tuning run.
-        plan_path: where the plan was written, None where it was not.
+        plan_path: where the plan was written; None where it was not: then the object holds the plan itself.
     """
     plan = result.plan
     facts: dict[str, Any] = {
-        "plan": plan_path,
+        "plan": plan_path if plan_path is not None else msgspec.to_builtins(plan),
         "predicted_seconds": plan.predicted_seconds,
         "estimated_seconds": plan.estimated_seconds,
         "measured_seconds": plan.measured_seconds,

@@ -1,7 +1,7 @@
 """Quantities as a person reads them: three digits and a unit.
 
-Times are SI (us, ms, s); memory and traffic are binary (KiB, MiB, GiB), as the compiler and the tools report
-them.
+Times are SI (us, ms, s); memory and traffic are binary (KiB, MiB, GiB), as the compiler and the tools
+report them.
 """
 
 _TIME_UNITS = (("us", 1e-6), ("ms", 1e-3), ("s", 1.0))

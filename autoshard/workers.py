@@ -1,10 +1,10 @@
 """Jobs in child processes: a crash, a time-out or an error costs one job, never the run.
 
 Compilers and device runtimes can abort their process, and some of their settings must stand before JAX
-starts, so candidates are compiled and timed in children. A child is a module run as `python -m MODULE FD`; it
-calls `serve` and answers requests until its pipe closes, so one import of JAX serves many jobs. The parent is
-a single thread that waits for whichever child answers first. Requests and answers are msgpack messages over a
-socket pair.
+starts, so candidates are compiled and timed in children. A child is a module run as `python -m MODULE FD`;
+it calls `serve` and answers requests until its pipe closes, so one import of JAX serves many jobs. The
+parent is a single thread that waits for whichever child answers first. Requests and answers are msgpack
+messages over a socket pair.
 
 Parent::
 

@@ -1,9 +1,9 @@
 """Where a tensor of the running program lives, and what reading or writing it costs.
 
-What the program has just made stays on chip (VMEM, CMEM, a cache) when its local part is small, and goes to HBM when it is
-not.  On-chip memory is not free: TPU VMEM streams about 22 times as fast as HBM (scaling book, "All about
-rooflines": "VMEM bandwidth is around 22x higher than HBM bandwidth"), so replicated work on chip still costs
-more than sharded work.
+What the program has just made stays on chip (VMEM, CMEM, a cache) when its local part is small, and goes to
+HBM when it is not.  On-chip memory is not free: TPU VMEM streams about 22 times as fast as HBM (scaling
+book, "All about rooflines": "VMEM bandwidth is around 22x higher than HBM bandwidth"), so replicated work on
+chip still costs more than sharded work.
 """
 
 import numpy as np
@@ -34,13 +34,16 @@ def traffic_seconds(local_bytes: Floats, chip: Chip) -> Floats:
 
 
 def copy_seconds(local_bytes: Floats, chip: Chip) -> Floats:
-    """Time that a reshard spends on memory: reading and writing the new local part, when it is too large to stay on chip.
+    """Time that a reshard spends on memory: reading and writing a new local part too large to stay on chip.
 
-    Slicing a replicated tensor needs no communication, yet the slice of a large one is a copy through HBM; so is what a
-    collective delivers.  Small tensors stay on chip and are fused into their neighbours: nothing is charged.
+    Slicing a replicated tensor needs no communication, yet the slice of a large one is a copy through HBM; so
+    is what a collective delivers.  Small tensors stay on chip and are fused into their neighbours: nothing is
+    charged.
 
     Args:
         local_bytes: Bytes of one chip's part after the reshard; any shape.
         chip: The chip.
     """
-    return np.where(local_bytes <= ON_CHIP_SHARE * chip.on_chip_bytes, 0.0, 2 * stream_seconds(local_bytes, chip))
+    return np.where(
+        local_bytes <= ON_CHIP_SHARE * chip.on_chip_bytes, 0.0, 2 * stream_seconds(local_bytes, chip)
+    )

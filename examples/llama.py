@@ -104,12 +104,9 @@ def init_layer(config: Config, key: Array) -> Layer:
 
 
 def abstract_cache(config: Config, batch: int, context: int) -> Cache:
-    """The key-value cache as `ShapeDtypeStruct`s: keys and values [layers, t, k, b, d], or layer by layer.
-
-    Time comes before batch, as the TPU compiler wants it: batch first has it copy the whole cache every step.
-    """
+    """The key-value cache as `ShapeDtypeStruct`s: keys and values [layers, b, k, t, d], or layer by layer."""
     stack = (config.layers,) if config.scan_layers else ()
-    one = ShapeDtypeStruct((*stack, context, config.kv_heads, batch, config.d_head), config.dtype)
+    one = ShapeDtypeStruct((*stack, batch, config.kv_heads, context, config.d_head), config.dtype)
     layer = {"keys": one, "values": one}
     return layer if config.scan_layers else [layer] * config.layers
 
@@ -135,15 +132,34 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Grouped-query attention: q [b, l, k, g, d] over keys and values [t, k, b, d], softmax in float32.
+    """Grouped-query attention: q [b, l, k, g, d] over keys and values [b, k, t, d], softmax in float32.
 
     `mask` [l, t] is added to the scores: 0 where a query may look, hugely negative where not.
     """
-    scores = jnp.einsum("blkgd,tkbd->bklgt", q, keys, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("blkgd,bktd->bklgt", q, keys, preferred_element_type=jnp.float32)
     scores = scores * q.shape[-1] ** -0.5 + mask[:, None, :]
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
-    return jnp.swapaxes(jnp.einsum("bklgt,tkbd->bklgd", weights.astype(values.dtype), values), 1, 2)
+    return jnp.swapaxes(jnp.einsum("bklgt,bktd->bklgd", weights.astype(values.dtype), values), 1, 2)
+
+
+def attention_step(q: Array, cached: Layer, new: Layer, position: Array) -> Array:
+    """Attention of one new token per sequence: over what is cached before `position`, and over itself.
+
+    The cache is only read here, [b, k, t, d], and the new key and value [b, k, 1, d] stand beside it: so a layer
+    need not write its cache before it reads it, and the step writes at its end.
+    """
+    scale = q.shape[-1] ** -0.5
+    before = jnp.where(jnp.arange(cached["keys"].shape[2]) < position, 0.0, -1e30)
+    past = jnp.einsum("blkgd,bktd->bklgt", q, cached["keys"], preferred_element_type=jnp.float32)
+    own = jnp.einsum("blkgd,bksd->bklgs", q, new["keys"], preferred_element_type=jnp.float32) * scale
+    past = past * scale + before
+    top = jnp.maximum(jnp.max(past, axis=-1, keepdims=True), own)
+    past, own = jnp.exp(past - top), jnp.exp(own - top)
+    total = jnp.sum(past, axis=-1, keepdims=True) + own
+    attended = jnp.einsum("bklgt,bktd->bklgd", (past / total).astype(q.dtype), cached["values"])
+    attended = attended + (own / total).astype(q.dtype) * new["values"][:, :, :, None, :]
+    return jnp.swapaxes(attended, 1, 2)
 
 
 def causal_mask(queries: Array, context: int) -> Array:
@@ -171,7 +187,7 @@ def chunked_attention(q: Array, keys: Array, values: Array, config: Config) -> A
 
 
 def project(x: Array, weights: Layer, cos: Array, sin: Array, config: Config) -> tuple[Array, Array, Array]:
-    """Gives queries [b, l, k, g, d] and new keys and values [l, k, b, d], with positions rotated in."""
+    """Gives queries [b, l, k, g, d] and new keys and values [b, k, l, d], with positions rotated in."""
     batch, length, _ = x.shape
     kv_heads, d = config.kv_heads, config.d_head
     q = jnp.einsum("ble,eq->blq", x, weights["wq"]).reshape(
@@ -181,7 +197,7 @@ def project(x: Array, weights: Layer, cos: Array, sin: Array, config: Config) ->
     v = jnp.einsum("ble,ek->blk", x, weights["wv"]).reshape(batch, length, kv_heads, d)
     q = rotate(q, cos[:, None, None, :], sin[:, None, None, :])
     k = rotate(k, cos[:, None, :], sin[:, None, :])
-    return q, jnp.transpose(k, (1, 2, 0, 3)), jnp.transpose(v, (1, 2, 0, 3))
+    return q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
 
 
 def join(x: Array, attended: Array, weights: Layer) -> Array:
@@ -232,7 +248,7 @@ def grow(cache: Cache, context: int) -> Cache:
     """A prefilled cache with room up to `context`, for decode steps to follow."""
 
     def pad(one: Array) -> Array:
-        room = [(0, context - one.shape[-4]), (0, 0), (0, 0), (0, 0)]
+        room = [(0, 0), (0, 0), (0, context - one.shape[-2]), (0, 0)]
         return jnp.pad(one, [(0, 0)] * (one.ndim - 4) + room)
 
     return jax.tree.map(pad, cache)
@@ -243,56 +259,34 @@ def decode(
 ) -> tuple[Array, Cache]:
     """Decodes one token more of every sequence; `tokens` [b] stand at `position`, a scalar int32 for all.
 
-    Gives the logits [b, v] and the cache with the new keys and values in it. The whole cache is carried
-    through the scan and written with `dynamic_update_slice`: donated, it is updated in place.
+    Gives the logits [b, v] and the cache with the new keys and values in it. The layers only read the cache; what
+    they add is written at the end with `dynamic_update_slice`: a donated cache is updated in place.
     """
-    context = jax.tree.leaves(cache)[0].shape[-4]
     cos, sin = rope_angles(position[None], config)
-    mask = causal_mask(position[None], context)
 
-    def block(x: Array, cache: Layer, weights: Layer, layer: Array | None) -> tuple[Array, Layer]:
+    def block(x: Array, inputs: tuple[Layer, Layer]) -> tuple[Array, Layer]:
+        weights, cached = inputs
         with jax.named_scope("attention"):
             q, k, v = project(rms_norm(x, weights["attention_norm"]), weights, cos, sin, config)
-            keys = write(cache["keys"], k, layer, position)
-            values = write(cache["values"], v, layer, position)
-            attended = attention(q, read(keys, layer), read(values, layer), mask)
-        return join(x, attended, weights), {"keys": keys, "values": values}
+            new = {"keys": k, "values": v}
+            attended = attention_step(q, cached, new, position)
+        return join(x, attended, weights), new
 
     x = embed(params, tokens[:, None])
+    new: Cache = []
     if config.scan_layers:
-        x, cache = scan_blocks(block, x, cache, params["layers"])
-        return unembed(params, x), cache
-    caches = []
-    for layer_cache, weights in zip(cache, params["layers"], strict=True):
-        x, layer_cache = block(x, layer_cache, weights, None)
-        caches.append(layer_cache)
-    return unembed(params, x), caches
+        x, new = lax.scan(block, x, (params["layers"], cache))
+    else:
+        for inputs in zip(params["layers"], cache, strict=True):
+            x, layer_new = block(x, inputs)
+            new.append(layer_new)
+    return unembed(params, x), jax.tree.map(functools.partial(write, position=position), cache, new)
 
 
-def scan_blocks(block: Step, x: Array, cache: Layer, layers: Layer) -> tuple[Array, Layer]:
-    """Runs `block(x, cache, weights, layer)` over stacked layers, x and the whole cache carried along."""
-
-    def body(carry: tuple[Array, Layer], inputs: tuple[Layer, Array]) -> tuple[tuple[Array, Layer], None]:
-        return block(*carry, *inputs), None
-
-    (x, cache), _ = lax.scan(body, (x, cache), (layers, jnp.arange(len(layers["wq"]))))
-    return x, cache
-
-
-def write(cache: Array, new: Array, layer: Array | None, position: Array) -> Array:
-    """Puts new keys or values [1, k, b, d] at `position` of a stacked cache's layer, or of a layer's own."""
-    start: tuple[Any, ...] = (position, 0, 0, 0)
-    if layer is not None:
-        start, new = (layer, *start), new[None]
+def write(cache: Array, new: Array, position: Array) -> Array:
+    """Puts new keys or values [..., b, k, 1, d] into a cache at `position`."""
+    start: tuple[Any, ...] = (*(0,) * (cache.ndim - 2), position, 0)
     return lax.dynamic_update_slice(cache, new, start, allow_negative_indices=False)
-
-
-def read(cache: Array, layer: Array | None) -> Array:
-    """One layer's keys or values [t, k, b, d]."""
-    if layer is None:
-        return cache
-    one: Array = lax.dynamic_index_in_dim(cache, layer, keepdims=False, allow_negative_indices=False)
-    return one
 
 
 def decode_inputs(config: Config, batch: int, context: int) -> tuple[Any, ...]:

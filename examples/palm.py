@@ -105,11 +105,8 @@ def quantize(matrix: Array, config: Config) -> Params:
 
 
 def abstract_cache(config: Config, batch: int, context: int) -> Cache:
-    """The key-value cache as `ShapeDtypeStruct`s: keys and values, each [layers, context, batch, d_head].
-
-    Time comes before batch, as the TPU compiler wants it: batch first has it copy the whole cache every step.
-    """
-    one = ShapeDtypeStruct((config.layers, context, batch, config.d_head), config.dtype)
+    """The key-value cache as `ShapeDtypeStruct`s: keys and values, each [layers, batch, context, d_head]."""
+    one = ShapeDtypeStruct((config.layers, batch, context, config.d_head), config.dtype)
     return {"keys": one, "values": one}
 
 
@@ -142,15 +139,32 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Multiquery attention: q [b, l, h, d] over keys and values [t, b, d], softmax in float32.
+    """Multiquery attention: q [b, l, h, d] over keys and values [b, t, d], softmax in float32.
 
     `mask` [l, t] is added to the scores: 0 where a query may look, hugely negative where not.
     """
-    scores = jnp.einsum("blhd,tbd->blht", q, keys, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("blhd,btd->blht", q, keys, preferred_element_type=jnp.float32)
     scores = scores * q.shape[-1] ** -0.5 + mask[:, None, :]
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
-    return jnp.einsum("blht,tbd->blhd", weights.astype(values.dtype), values)
+    return jnp.einsum("blht,btd->blhd", weights.astype(values.dtype), values)
+
+
+def attention_step(q: Array, cached: Cache, new: Cache, position: Array) -> Array:
+    """Attention of one new token per sequence: over what is cached before `position`, and over itself.
+
+    The cache is only read here, [b, t, d], and the new key and value [b, 1, d] stand beside it: so a layer need
+    not write its cache before it reads it, and the step writes all layers at once at its end.
+    """
+    scale = q.shape[-1] ** -0.5
+    before = jnp.where(jnp.arange(cached["keys"].shape[1]) < position, 0.0, -1e30)
+    past = jnp.einsum("blhd,btd->blht", q, cached["keys"], preferred_element_type=jnp.float32) * scale + before
+    own = jnp.einsum("blhd,bsd->blhs", q, new["keys"], preferred_element_type=jnp.float32) * scale
+    top = jnp.maximum(jnp.max(past, axis=-1, keepdims=True), own)
+    past, own = jnp.exp(past - top), jnp.exp(own - top)
+    total = jnp.sum(past, axis=-1, keepdims=True) + own
+    attended = jnp.einsum("blht,btd->blhd", (past / total).astype(q.dtype), cached["values"])
+    return attended + (own / total).astype(q.dtype) * new["values"][:, :, None, :]
 
 
 def causal_mask(queries: Array, context: int) -> Array:
@@ -178,13 +192,12 @@ def chunked_attention(q: Array, keys: Array, values: Array, config: Config) -> A
 
 
 def project(x: Array, weights: Params, cos: Array, sin: Array, config: Config) -> tuple[Array, Array, Array]:
-    """Gives queries [b, l, h, d] and new keys and values [l, b, d], with positions rotated in."""
+    """Gives queries [b, l, h, d] and new keys and values [b, l, d], with positions rotated in."""
     batch, length, _ = x.shape
     q = matmul("ble,eq->blq", x, weights["wq"]).reshape(batch, length, config.heads, config.d_head)
     k = matmul("ble,ed->bld", x, weights["wk"])
     v = matmul("ble,ed->bld", x, weights["wv"])
-    q, k = rotate(q, cos[:, None, :], sin[:, None, :]), rotate(k, cos, sin)
-    return q, jnp.swapaxes(k, 0, 1), jnp.swapaxes(v, 0, 1)
+    return rotate(q, cos[:, None, :], sin[:, None, :]), rotate(k, cos, sin), v
 
 
 def output(x: Array, normed: Array, attended: Array, weights: Params) -> Array:
@@ -227,8 +240,8 @@ def prefill(params: Params, tokens: Array, *, config: Config) -> tuple[Array, Ca
 
 def grow(cache: Cache, context: int) -> Cache:
     """A prefilled cache with room up to `context`, for decode steps to follow."""
-    room = context - cache["keys"].shape[1]
-    return {name: jnp.pad(one, ((0, 0), (0, room), (0, 0), (0, 0))) for name, one in cache.items()}
+    room = context - cache["keys"].shape[2]
+    return {name: jnp.pad(one, ((0, 0), (0, 0), (0, room), (0, 0))) for name, one in cache.items()}
 
 
 def decode(
@@ -236,39 +249,29 @@ def decode(
 ) -> tuple[Array, Cache]:
     """Decodes one token more of every sequence; `tokens` [b] stand at `position`, a scalar int32 for all.
 
-    Gives the logits [b, v] and the cache with the new keys and values in it. The whole cache is carried
-    through the scan and written with `dynamic_update_slice`: donated, it is updated in place.
+    Gives the logits [b, v] and the cache with the new keys and values in it. The layers only read the cache; what
+    they add is written at the end with one `dynamic_update_slice`: a donated cache is updated in place.
     """
-    context = cache["keys"].shape[1]
     cos, sin = rope_angles(position[None], config)
-    mask = causal_mask(position[None], context)
 
-    def layer(carry: tuple[Array, Cache], inputs: tuple[Params, Array]) -> tuple[tuple[Array, Cache], None]:
-        (x, cache), (weights, index) = carry, inputs
+    def layer(x: Array, inputs: tuple[Params, Cache]) -> tuple[Array, Cache]:
+        weights, cached = inputs
         normed = rms_norm(x, weights["norm"])
         with jax.named_scope("attention"):
             q, k, v = project(normed, weights, cos, sin, config)
-            cache = write(cache, {"keys": k, "values": v}, index, position)
-            keys, values = read(cache, index)
-            attended = attention(q, keys, values, mask)
-        return (output(x, normed, attended, weights), cache), None
+            new = {"keys": k, "values": v}
+            attended = attention_step(q, cached, new, position)
+        return output(x, normed, attended, weights), new
 
-    start = (embed(params, tokens[:, None]), cache)
-    (x, cache), _ = lax.scan(layer, start, (params["layers"], jnp.arange(config.layers)))
-    return unembed(params, x), cache
+    x, new = lax.scan(layer, embed(params, tokens[:, None]), (params["layers"], cache))
+    return unembed(params, x), write(cache, new, position)
 
 
-def write(cache: Cache, new: Cache, layer: Array, position: Array) -> Cache:
-    """Puts one layer's new keys and values [1, b, d] into the cache at `position`."""
-    start = (layer, position, 0, 0)
+def write(cache: Cache, new: Cache, position: Array) -> Cache:
+    """Puts the new keys and values of all layers [layers, b, 1, d] into the cache at `position`."""
+    start = (0, 0, position, 0)
     update = functools.partial(lax.dynamic_update_slice, start_indices=start, allow_negative_indices=False)
-    return {name: update(one, new[name][None]) for name, one in cache.items()}
-
-
-def read(cache: Cache, layer: Array) -> tuple[Array, Array]:
-    """One layer's keys and values, each [t, b, d]."""
-    at = functools.partial(lax.dynamic_index_in_dim, index=layer, keepdims=False)
-    return at(cache["keys"], allow_negative_indices=False), at(cache["values"], allow_negative_indices=False)
+    return {name: update(one, new[name]) for name, one in cache.items()}
 
 
 def decode_inputs(config: Config, batch: int, context: int) -> tuple[Any, ...]:

@@ -1,15 +1,14 @@
 """Candidates: every strategy of an op, every layout of a value.  None is listed by name.
 
-A strategy gives each mesh axis to one factor of the op, to none (`REPLICATED`: the chips along it repeat the work), or, for an
-op that is linear in unreduced operands, to `PARTIAL` (the sum is carried through).  It follows what layout each operand
-must have and each result gets: an axis on a factor shards the dim of that factor; a tensor without the factor is
-replicated; a result whose factor is summed away is left unreduced.
+A strategy gives each mesh axis to one factor of the op, to none (`REPLICATED`: the chips along it repeat the
+work), or, for an op that is linear in unreduced operands, to `PARTIAL` (the sum is carried through).  It
+follows what layout each operand must have and each result gets: an axis on a factor shards the dim of that
+factor; a tensor without the factor is replicated; a result whose factor is summed away is left unreduced.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,8 +28,9 @@ Strategies = npt.NDArray[np.int8]
 def strategies(op: Op, mesh: TorusMesh) -> Strategies:
     """All strategies of an op on a mesh, the fully replicated one first.
 
-    Left out are those that do not divide a factor evenly, that shard a factor Shardy says must stay whole, and
-    those no `PartitionSpec` can express: a minor factor of a merged dim is shardable only under a fully sharded major one.
+    Left out are those that do not divide a factor evenly, that shard a factor Shardy says must stay whole,
+    and those no `PartitionSpec` can express: a minor factor of a merged dim is shardable only under a fully
+    sharded major one.
     """
     options = [REPLICATED]
     options += [i for i, factor in enumerate(op.factors) if factor.kind is not FactorKind.REPLICATED]
@@ -40,10 +40,11 @@ def strategies(op: Op, mesh: TorusMesh) -> Strategies:
     codes = np.array(list(itertools.product(*per_axis)), dtype=np.int8).reshape(-1, len(mesh.shape))
     shards = factor_shards(codes, len(op.factors), mesh)
     sizes = np.array([factor.size for factor in op.factors], dtype=np.int64)
-    legal = (sizes % shards == 0).all(axis=1)
+    legal: npt.NDArray[np.bool_] = (sizes % shards == 0).all(axis=1)
     for dims in (*op.operand_dims, *op.result_dims):
         legal &= _expressible(dims, shards, sizes)
-    return codes[legal]
+    kept: Strategies = codes[legal]
+    return kept
 
 
 def factor_shards(codes: Strategies, n_factors: int, mesh: TorusMesh) -> npt.NDArray[np.int64]:
@@ -54,7 +55,9 @@ def factor_shards(codes: Strategies, n_factors: int, mesh: TorusMesh) -> npt.NDA
     return parts
 
 
-def _expressible(dims: Dims, shards: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _expressible(
+    dims: Dims, shards: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
     legal = np.ones(len(shards), dtype=bool)
     for dim in dims:
         for major, minor in itertools.pairwise(dim):
@@ -81,7 +84,7 @@ def result_layouts(op: Op, codes: Strategies, position: int) -> Layouts:
 
 
 def _dim_codes(dims: Dims, n_factors: int) -> npt.NDArray[np.int8]:
-    """A table from factor index (or a negative code, wrapping to the end) to the dim that holds the factor."""
+    """From factor index (or a negative code, which wraps to the end) to the dim that holds the factor."""
     table = np.full(n_factors + 2, REPLICATED, dtype=np.int8)
     for number, dim in enumerate(dims):
         for factor in dim:
@@ -89,17 +92,15 @@ def _dim_codes(dims: Dims, n_factors: int) -> npt.NDArray[np.int8]:
     return table
 
 
-def shard_notation(letters: Sequence[str], axes: Sequence[Sequence[str]], unreduced: Sequence[str] = ()) -> str:
+def shard_notation(
+    letters: Sequence[str], axes: Sequence[Sequence[str]], unreduced: Sequence[str] = ()
+) -> str:
     """Write a layout in the paper's notation: `shard_notation("ble", [["x"], [], ["y", "z"]])` is "B_xLE_yz".
 
     Unreduced axes follow in braces, as "{U_x}".
     """
     text = "".join(
-        letter.upper() + (f"_{''.join(names)}" if names else "") for letter, names in zip(letters, axes, strict=True)
+        letter.upper() + (f"_{''.join(names)}" if names else "")
+        for letter, names in zip(letters, axes, strict=True)
     )
     return text + (f"{{U_{''.join(unreduced)}}}" if unreduced else "")
-
-
-def count(op: Op, mesh: TorusMesh) -> int:
-    """Upper bound on the number of strategies, before divisibility."""
-    return math.prod(2 + len(op.factors) for size in mesh.shape if size > 1)

@@ -1,8 +1,8 @@
 """What an op costs under each of its strategies: matrix unit against HBM, once, without collectives.
 
-An einsum takes max(compute, memory) of its local part (Pope et al. section 2).  Elementwise chains are fused by the compiler: they
-are charged for the tensors that really exist between fusions, not op by op.  Work that is repeated by replicated chips is
-charged in full, which is what makes replication lose.
+An einsum takes max(compute, memory) of its local part (Pope et al. section 2).  Elementwise chains are fused
+by the compiler: they are charged for the tensors that really exist between fusions, not op by op.  Work that
+is repeated by replicated chips is charged in full, which is what makes replication lose.
 """
 
 from __future__ import annotations
@@ -71,12 +71,13 @@ def op_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, exists: Se
         mesh: The mesh.
         exists: `materialised(graph)`.
     """
-    if op.kind is OpKind.IDENTITY:
-        zero = np.zeros(len(codes))
-        return OpCost(zero, zero, zero)
     if op.kind is OpKind.EINSUM:
         return _einsum_cost(op, codes, graph, mesh)
     zero = np.zeros(len(codes))
+    if op.kind is OpKind.IDENTITY:
+        return OpCost(zero, zero, zero)
+    if op.kind is OpKind.UPDATE:
+        return OpCost(zero, _update_seconds(op, codes, graph, mesh), zero)
     return OpCost(zero, _moved_seconds(op, codes, graph, mesh, exists), zero)
 
 
@@ -97,18 +98,25 @@ def _einsum_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) -> Op
 
 
 def _padded(op: Op, shards: npt.NDArray[np.int64], mesh: TorusMesh, flops: Floats) -> Floats:
-    """Operations of the matrix unit with its padding, for a two-operand einsum; plain operations for others."""
+    """Operations of the matrix unit, with its padding for an einsum of two operands."""
     if len(op.operands) != 2 or op.primitive != "dot_general":
         return flops
     local = np.array([factor.size for factor in op.factors]) / shards
     held = [{f for dim in dims for f in dim} for dims in op.operand_dims]
-    sizes = {"batch": np.ones(len(shards)), "m": np.ones(len(shards)), "k": np.ones(len(shards)), "n": np.ones(len(shards))}
+    sizes = {role: np.ones(len(shards)) for role in ("batch", "m", "k", "n")}
     for index, factor in enumerate(op.factors):
         left, right = index in held[0], index in held[1]
-        role = "k" if factor.kind is FactorKind.REDUCTION else "batch" if left and right else "m" if left else "n"
+        role = (
+            "k"
+            if factor.kind is FactorKind.REDUCTION
+            else "batch"
+            if left and right
+            else "m"
+            if left
+            else "n"
+        )
         sizes[role] = sizes[role] * local[:, index]
-    padded: Floats = np.asarray(padded_flops(sizes["batch"], sizes["m"], sizes["k"], sizes["n"], mesh.slice.chip))
-    return padded
+    return padded_flops(**sizes, chip=mesh.slice.chip)
 
 
 def _access_seconds(graph: Graph, index: int, layouts: Layouts, mesh: TorusMesh) -> Floats:
@@ -120,18 +128,22 @@ def _access_seconds(graph: Graph, index: int, layouts: Layouts, mesh: TorusMesh)
     return traffic_seconds(value.nbytes * fraction, chip)
 
 
-def _moved_seconds(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, exists: Sequence[bool]) -> Floats:
+def _update_seconds(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) -> Floats:
+    """Reading what is written into a large tensor, and writing it there."""
+    position = len(op.operands) - 1 if op.primitive.startswith("scatter") else 1
+    fraction = local_fraction(operand_layouts(op, codes, position), mesh)
+    return 2 * stream_seconds(graph.values[op.operands[position]].nbytes * fraction, mesh.slice.chip)
+
+
+def _moved_seconds(
+    op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, exists: Sequence[bool]
+) -> Floats:
+    """Reading and writing the operands and results that exist between fusions."""
     seconds = np.zeros(len(codes))
-    if op.kind is OpKind.UPDATE:
-        written = op.operands[-1 if op.primitive.startswith("scatter") else 1]
-        layouts = operand_layouts(op, codes, op.operands.index(written))
-        return seconds + 2 * stream_seconds(graph.values[written].nbytes * local_fraction(layouts, mesh), mesh.slice.chip)
-    results = [
-        (value, result_layouts(op, codes, i)) for i, value in enumerate(op.results) if not graph.values[value].free
-    ]
-    for value, layouts in results:
-        if exists[value] and not graph.values[value].stored_bytes:
-            seconds += _access_seconds(graph, value, layouts, mesh)
+    for position, value in enumerate(op.results):
+        known = graph.values[value]
+        if exists[value] and not known.free and not known.stored_bytes:
+            seconds += _access_seconds(graph, value, result_layouts(op, codes, position), mesh)
     if op.primitive in _SPARSE_READERS:
         return seconds * 2
     for position, value in enumerate(op.operands):

@@ -1,26 +1,27 @@
 """A solved plan spelled out: what every op reads, makes and communicates, with times.
 
-The labels of a candidate become ordered specs (`autoshard.search.ordering`), and every edge whose layouts differ becomes the collectives that
-the compiler will have to insert, each attributed to the op that asks for it: the einsum that reads the tensor if there is one,
-else the einsum that made it, else the op at the edge.
+The labels of a candidate become ordered specs (`autoshard.search.ordering`), and every edge whose layouts
+differ becomes the collectives that the compiler will have to insert, each attributed to the op that asks for
+it: the einsum that reads the tensor if there is one, else the einsum that made it, else the op at the edge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from autoshard.cost.layouts import Layouts, local_fraction
+from autoshard.cost.layouts import local_fraction
 from autoshard.cost.reshard import reshard_collectives
-from autoshard.search.candidates import Strategies, operand_layouts, result_layouts
+from autoshard.search.candidates import result_layouts
 from autoshard.search.graph import Op, OpKind
 from autoshard.search.ordering import Axes, Orders, Spec, unreduced_axes
 from autoshard.search.problem import Edge, Problem, copies, has_unreduced
 from autoshard.search.stages import closing, stages
 
+Layout = npt.NDArray[np.int8]
 
 COPY = "copy"
 """Kind of a movement that stays on the chip: a slice, or what a collective delivers, through HBM."""
@@ -28,7 +29,10 @@ COPY = "copy"
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """One collective or copy that a plan needs, and the tensor it moves; seconds and bytes are of one chip and one execution."""
+    """One collective or copy that a plan needs, and the tensor it moves.
+
+    Seconds and bytes are of one chip and one execution.
+    """
 
     kind: str
     axes: tuple[str, ...]
@@ -43,8 +47,8 @@ class OpDecision:
 
     Attributes:
         op: The op.
-        operands: Chain of specs that brings each operand to where it is read (its last is what the op reads); empty for
-            values that every reader computes for itself, and for open sums.
+        operands: Chain of specs that brings each operand to where it is read (its last is what the op reads);
+            empty for values that every reader computes for itself, and for open sums.
         result: Chain of specs that the first result passes through; empty when it stays an open sum.
         made: Spec in which the op itself leaves the first result.
         open_axes: Axes over which that first result is an open sum.
@@ -72,14 +76,14 @@ class OpDecision:
         return sum(m.seconds for m in self.movements)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Decisions:
     """A whole candidate spelled out."""
 
     problem: Problem
     labels: tuple[int, ...]
     orders: Orders
-    ops: list[OpDecision] = field(default_factory=list)
+    ops: tuple[OpDecision, ...]
 
     def spec_of_value(self, value: int) -> Spec:
         """Spec of an argument, result or loop slot; free values are replicated."""
@@ -90,158 +94,152 @@ class Decisions:
 
 def spell_out(problem: Problem, labels: Sequence[int]) -> Decisions:
     """Turn the labels of a candidate into decisions per op."""
-    decisions = Decisions(problem, tuple(labels), Orders(problem, labels))
-    movements, moved = _movements(problem, labels)
-    outgoing: dict[int, list[Edge]] = {}
-    incoming: dict[int, list[Edge]] = {}
-    for edge in problem.edges:
-        outgoing.setdefault(edge.value, []).append(edge)
-        incoming.setdefault(edge.op, []).append(edge)
-    for op in problem.graph.ops:
-        if op.index in problem.op_variable:
-            decisions.ops.append(_op_decision(decisions, op, movements.get(op.index, []), moved, incoming, outgoing))
-        elif op.kind is OpKind.IDENTITY and op.results[0] in problem.value_variable:
-            decisions.ops.append(_hand_over(decisions, op, movements.get(op.index, [])))
-    return decisions
+    speller = _Speller(problem, labels)
+    ops = tuple(decision for op in problem.graph.ops if (decision := speller.decision(op)) is not None)
+    return Decisions(problem, tuple(labels), speller.orders, ops)
 
 
-def _movements(problem: Problem, labels: Sequence[int]) -> tuple[dict[int, list[Movement]], set[int]]:
-    """Collectives by the op they are attributed to, and the values that are resharded."""
-    graph = problem.graph
-    found: dict[int, list[Movement]] = {}
-    moved: set[int] = set()
-    for edge in problem.edges:
-        have, want = edge.source_layouts[labels[edge.source]], edge.target_layouts[labels[edge.target]]
-        if not (have != want).any():
-            continue
-        moved.add(edge.value)
-        value = graph.values[edge.value]
-        owner = _owner(problem, edge)
-        producer = graph.ops[value.producer].name if value.producer >= 0 else ""
-        label = value.name or producer
-        found.setdefault(owner, []).extend(_reshard(problem, have, want, value.nbytes, label))
-    return found, moved
+class _Speller:
+    """The edges of a plan by what they start from, end in, and move."""
+
+    def __init__(self, problem: Problem, labels: Sequence[int]) -> None:
+        self.problem, self.labels = problem, labels
+        self.orders = Orders(problem, labels)
+        self.reads: dict[int, list[Edge]] = {}
+        self.movements: dict[int, list[Movement]] = {}
+        self.moved: set[int] = set()
+        for edge in problem.edges:
+            self.reads.setdefault(edge.held, []).append(edge)
+            have, want = self.layouts_on(edge)
+            if (have != want).any():
+                self.moved |= {edge.held, edge.value}
+                self.movements.setdefault(_owner(problem, edge), []).extend(
+                    _movements(problem, edge, have, want)
+                )
+
+    def layouts_on(self, edge: Edge) -> tuple[Layout, Layout]:
+        """The layout of an edge's value at its source, and the one that the target wants."""
+        return edge.source_layouts[self.labels[edge.source]], edge.target_layouts[self.labels[edge.target]]
+
+    def decision(self, op: Op) -> OpDecision | None:
+        """How an op runs; None for one that decides nothing."""
+        movements = tuple(self.movements.get(op.index, ()))
+        if op.index in self.problem.op_variable:
+            return self.op_decision(op, movements)
+        if op.kind is OpKind.IDENTITY and op.results[0] in self.problem.value_variable:
+            spec = self.orders.spec_of_value(op.results[0])
+            return OpDecision(op, ((spec,),), (spec,), spec, (), True, movements, 0.0, 0.0, 0.0)
+        return None
+
+    def op_decision(self, op: Op, movements: tuple[Movement, ...]) -> OpDecision:
+        number = self.problem.op_variable[op.index]
+        variable, label = self.problem.variables[number], self.labels[number]
+        cost = variable.cost
+        if cost is None:
+            raise TypeError(
+                f"variable {number} of op {op.name!r} has no cost: expected the variable of an op"
+            )
+        return OpDecision(
+            op=op,
+            operands=tuple(self.operand(op, position) for position in range(len(op.operands))),
+            result=self.result(op),
+            made=self.orders.spec_of_result(op, 0),
+            open_axes=self.open_axes(op),
+            constrained=self.is_constrained(op),
+            movements=movements,
+            compute_seconds=float(cost.compute_seconds[label]),
+            hbm_seconds=float(cost.hbm_seconds[label]),
+            flops_per_chip=float(cost.flops_per_chip[label]),
+        )
+
+    def operand(self, op: Op, position: int) -> tuple[Spec, ...]:
+        """The chain that brings an operand to where it is read."""
+        value = op.operands[position]
+        edge = next(
+            (e for e in self.reads.get(value, ()) if (e.op, e.position) == (op.index, position)), None
+        )
+        if edge is None:
+            return ()
+        have, want = self.layouts_on(edge)
+        if has_unreduced(want):
+            return ()
+        spec = self.orders.spec_of_operand(op, position)
+        return stages(self.held_spec(value), spec, unreduced_axes(have)) or (spec,)
+
+    def held_spec(self, value: int) -> Spec:
+        """The spec in which a value is found by its readers."""
+        if value in self.problem.value_variable:
+            return self.orders.spec_of_value(value)
+        producer = self.problem.graph.ops[self.problem.graph.values[value].producer]
+        return self.orders.spec_of_result(producer, producer.results.index(value))
+
+    def open_axes(self, op: Op) -> Axes:
+        """The axes over which an op leaves its first result an open sum."""
+        number = self.problem.op_variable[op.index]
+        code = self.problem.variables[number].codes[[self.labels[number]]]
+        return unreduced_axes(result_layouts(op, code, 0)[0])
+
+    def result(self, op: Op) -> tuple[Spec, ...]:
+        """The chain of the first result.
+
+        An open sum is closed, and an einsum's result goes on to where its readers share it.
+        """
+        value, made, open_axes = op.results[0], self.orders.spec_of_result(op, 0), self.open_axes(op)
+        if value in self.problem.value_variable:
+            return self.anchored_result(op, made, open_axes)
+        if not open_axes:
+            return (made,)
+        readers = self.reads.get(value)
+        return self.closed_result(readers[0], made, open_axes) if readers else ()
+
+    def anchored_result(self, op: Op, made: Spec, open_axes: Axes) -> tuple[Spec, ...]:
+        value = op.results[0]
+        number = self.problem.value_variable[value]
+        if has_unreduced(self.problem.layouts(value)[self.labels[number]]):
+            return ()
+        chain = stages(made, self.orders.spec_of_value(value), open_axes)
+        chain = chain if open_axes else (made, *chain)
+        return chain if op.kind is OpKind.EINSUM else chain[:1]
+
+    def closed_result(self, edge: Edge, made: Spec, open_axes: Axes) -> tuple[Spec, ...]:
+        """An open sum with one reader is closed on the way there, or handed on as it is."""
+        _, want = self.layouts_on(edge)
+        if has_unreduced(want):
+            return ()
+        reader = self.problem.graph.ops[edge.op]
+        if reader.kind is OpKind.IDENTITY:
+            return stages(made, self.orders.spec_of_value(edge.value), open_axes)
+        return (closing(made, self.orders.spec_of_operand(reader, edge.position)),)
+
+    def is_constrained(self, op: Op) -> bool:
+        """Pin what several ops read and what is resharded on its way in or out."""
+        anchored = any(value in self.problem.value_variable for value in op.results)
+        return anchored or any(value in self.moved for value in (*op.results, *op.operands))
 
 
-def _reshard(problem: Problem, have: Layouts, want: Layouts, nbytes: float, label: str) -> list[Movement]:
+def _movements(problem: Problem, edge: Edge, have: Layout, want: Layout) -> list[Movement]:
     """The collectives of one reshard, then the copy through HBM if the tensor is large."""
-    collectives = [
+    value = problem.graph.values[edge.value]
+    label = value.name or (problem.graph.ops[value.producer].name if value.producer >= 0 else "")
+    found = [
         Movement(str(c.kind), tuple(c.axes), c.bytes_per_chip, c.seconds, label)
-        for c in reshard_collectives(have, want, nbytes, problem.mesh)
+        for c in reshard_collectives(have, want, value.nbytes, problem.mesh)
     ]
-    copied = float(copies(have[None], want[None], nbytes, problem.mesh)[0, 0])
-    local = nbytes * float(local_fraction(want[None], problem.mesh)[0])
-    changed = tuple(name for name, a, b in zip(problem.mesh.names, have, want, strict=True) if a != b)
-    return [*collectives, Movement(COPY, changed, local, copied, label)] if copied else collectives
+    copied = float(copies(have[None], want[None], value.nbytes, problem.mesh)[0, 0])
+    if copied:
+        local_bytes = value.nbytes * float(local_fraction(want[None], problem.mesh)[0])
+        changed = (name for name, a, b in zip(problem.mesh.names, have, want, strict=True) if a != b)
+        found.append(Movement(COPY, tuple(changed), local_bytes, copied, label))
+    return found
 
 
 def _owner(problem: Problem, edge: Edge) -> int:
+    """The op to which what happens on an edge is attributed."""
     graph = problem.graph
     producer = graph.values[edge.value].producer
     if edge.op >= 0 and graph.ops[edge.op].kind is OpKind.EINSUM:
         return edge.op
-    if producer >= 0 and graph.ops[producer].kind is OpKind.EINSUM and graph.ops[producer].trips == edge.trips:
+    made_by_einsum = producer >= 0 and graph.ops[producer].kind is OpKind.EINSUM
+    if made_by_einsum and graph.ops[producer].trips == edge.trips:
         return producer
     return edge.op if edge.op >= 0 else producer
-
-
-def _op_decision(
-    decisions: Decisions,
-    op: Op,
-    movements: list[Movement],
-    moved: set[int],
-    incoming: dict[int, list[Edge]],
-    outgoing: dict[int, list[Edge]],
-) -> OpDecision:
-    problem, labels, orders = decisions.problem, decisions.labels, decisions.orders
-    number = problem.op_variable[op.index]
-    variable = problem.variables[number]
-    label = labels[number]
-    code = variable.codes[label : label + 1]
-    made = result_layouts(op, code, 0)[0]
-    assert variable.cost is not None
-    return OpDecision(
-        op=op,
-        operands=tuple(_operand(decisions, op, code, i, incoming) for i in range(len(op.operands))),
-        result=_result(decisions, op, outgoing),
-        made=orders.spec_of_result(op, 0),
-        open_axes=unreduced_axes(made),
-        constrained=_constrained(decisions, op, moved),
-        movements=tuple(movements),
-        compute_seconds=float(variable.cost.compute_seconds[label]),
-        hbm_seconds=float(variable.cost.hbm_seconds[label]),
-        flops_per_chip=float(variable.cost.flops_per_chip[label]),
-    )
-
-
-def _operand(decisions: Decisions, op: Op, code: Strategies, position: int, incoming: dict[int, list[Edge]]) -> tuple[Spec, ...]:
-    problem, orders = decisions.problem, decisions.orders
-    value = op.operands[position]
-    if problem.graph.values[value].free or has_unreduced(operand_layouts(op, code, position)[0]):
-        return ()
-    want = orders.spec_of_operand(op, position)
-    edge = next((e for e in incoming.get(op.index, []) if e.value == value), None)
-    if edge is None:
-        return (want,)
-    open_axes = unreduced_axes(edge.source_layouts[decisions.labels[edge.source]])
-    return stages(_source_spec(decisions, edge), want, open_axes) or (want,)
-
-
-def _source_spec(decisions: Decisions, edge: Edge) -> Spec:
-    """The spec in which the source of an edge has the value."""
-    problem, orders = decisions.problem, decisions.orders
-    if edge.value in problem.value_variable and problem.value_variable[edge.value] == edge.source:
-        return orders.spec_of_value(edge.value)
-    producer = problem.graph.ops[problem.graph.values[edge.value].producer]
-    return orders.spec_of_result(producer, producer.results.index(edge.value))
-
-
-def _result(decisions: Decisions, op: Op, outgoing: dict[int, list[Edge]]) -> tuple[Spec, ...]:
-    """The chain of the first result: an open sum is closed, and an einsum's result goes on to where its readers share it."""
-    problem, labels, orders, value = decisions.problem, decisions.labels, decisions.orders, op.results[0]
-    made = orders.spec_of_result(op, 0)
-    open_axes = unreduced_axes(_made_layout(decisions, op))
-    if value in problem.value_variable:
-        layout = problem.layouts(value)[labels[problem.value_variable[value]]]
-        if has_unreduced(layout):
-            return ()
-        chain = stages(made, orders.spec_of_value(value), open_axes)
-        if open_axes:
-            return chain if op.kind is OpKind.EINSUM else chain[:1]
-        return (made, *chain) if op.kind is OpKind.EINSUM else (made,)
-    if not open_axes:
-        return (made,)
-    for edge in outgoing.get(value, []):
-        if has_unreduced(edge.target_layouts[labels[edge.target]]):
-            return ()
-        reader = problem.graph.ops[edge.op]
-        return (closing(made, orders.spec_of_operand(reader, reader.operands.index(value))),)
-    slot = _handed_over(decisions, value)
-    return () if slot is None else stages(made, slot, open_axes)
-
-
-def _made_layout(decisions: Decisions, op: Op) -> npt.NDArray[np.int8]:
-    number = decisions.problem.op_variable[op.index]
-    label = decisions.labels[number]
-    return result_layouts(op, decisions.problem.variables[number].codes[label : label + 1], 0)[0]
-
-
-def _handed_over(decisions: Decisions, value: int) -> Spec | None:
-    """The spec of the slot that takes an open sum over."""
-    graph = decisions.problem.graph
-    for op in graph.ops:
-        if op.kind is OpKind.IDENTITY and op.operands[0] == value and op.results[0] in decisions.problem.value_variable:
-            return decisions.orders.spec_of_value(op.results[0])
-    return None
-
-
-def _constrained(decisions: Decisions, op: Op, moved: set[int]) -> bool:
-    """Pin what several ops read and what is resharded on its way in or out."""
-    problem = decisions.problem
-    anchored = any(value in problem.value_variable for value in op.results)
-    return anchored or any(v in moved for v in (*op.results, *op.operands))
-
-
-def _hand_over(decisions: Decisions, op: Op, movements: list[Movement]) -> OpDecision:
-    spec = decisions.orders.spec_of_value(op.results[0])
-    return OpDecision(op, ((spec,),), (spec,), spec, (), True, tuple(movements), 0.0, 0.0, 0.0)

@@ -1,9 +1,9 @@
 """Distinct runners-up: for each heavy einsum, the best plan that shards it in another way.
 
-The tiers above re-rank a few plans, so these should differ in substance.  The k cheapest assignments do not: they differ in how a scalar
-is laid out, or in the names of equal axes.  So one decision at a time is taken away, with all its images under a renaming
-of equal axes, and the problem solved again: each runner-up is the optimum under one decision being different.  When
-that gives too few, what was found is taken away too.
+The tiers above re-rank a few plans, so these should differ in substance.  The k cheapest assignments do not:
+they differ in how a scalar is laid out, or in the names of equal axes.  So one decision at a time is taken
+away, with all its images under a renaming of equal axes, and the problem solved again: each runner-up is the
+optimum under one decision being different.  When that gives too few, what was found is taken away too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FIRST_PRICE, _PRICE_STEP, _PRICES = 1e-3, 4.0, 16
 def distinct_solutions(
     problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float], best: Sequence[int]
 ) -> Iterator[tuple[int, ...]]:
-    """Yield assignments that differ from `best`, and later from all before, in the strategy of one heavy einsum.
+    """Yield assignments that differ from `best`, and from all before, in the strategy of one heavy einsum.
 
     Memory is priced, not enforced: the caller drops what does not fit.
     """
@@ -51,7 +51,7 @@ def distinct_solutions(
 
 
 def _priced(problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float]) -> Network:
-    """The network with memory at the lowest price, of a geometric series, at which its optimum keeps the budgets."""
+    """The network with memory at the lowest of some prices at which its optimum keeps the budgets."""
     network = problem.network
     if not rows:
         return network
@@ -75,7 +75,10 @@ def _solve(network: Network, variable: int, allowed: BoolArray) -> tuple[int, ..
 
 
 def heavy_einsums(problem: Problem, labels: Sequence[int]) -> list[int]:
-    """Variables of einsums, by their time in a plan, heaviest first; of einsums with the same shapes only the first."""
+    """Variables of einsums, by their time in a plan, heaviest first.
+
+    Of einsums with the same shapes only the first.
+    """
     graph = problem.graph
     seconds: dict[int, float] = {}
     seen: set[object] = set()

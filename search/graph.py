@@ -1,11 +1,13 @@
 """The traced function as a graph of ops with factors: all that the search knows of a program.
 
 An *op* is described the way Shardy describes it: every dim of its operands and results is a product of
-*factors* (major to minor), and a factor is one index of the op (b, l, e, f ... of an einsum).  Sharding an op means
-giving each mesh axis to one factor or to none.  A *value* is a tensor; *ties* say that two values are stored with the
-same layout, because one is a slice of the other along the scanned dim or because a loop hands one on as the other.
+*factors* (major to minor), and a factor is one index of the op (b, l, e, f ... of an einsum).  Sharding an
+op means giving each mesh axis to one factor or to none.  A *value* is a tensor; *ties* say that two values
+are stored with the same layout, because one is a slice of the other along the scanned dim or because a loop
+hands one on as the other.
 
-Nothing here knows JAX: `autoshard.trace` builds the graph, `autoshard.search.problem` turns it into a cost network.
+Nothing here knows JAX: `autoshard.trace` builds the graph, `autoshard.search.problem` turns it into a
+network.
 """
 
 from __future__ import annotations
@@ -66,8 +68,8 @@ class Value:
         producer: Index of the op that makes it, -1 for arguments and constants.
         free: True when it depends on nothing but small arguments and constants, so that every consumer
             can have it in the layout it wants without communication.
-        stored_bytes: What reading it from HBM costs when it is an argument, a cache or a fused view of one; 0 for what
-            the program has just made.
+        stored_bytes: What reading it from HBM costs when it is an argument, a cache or a fused view of one; 0
+            for what the program has just made.
         partial: True when it can be left unreduced: a sum, or a linear function of sums.
         loop: Index of the innermost loop it lives in, -1 outside of all loops.
     """
@@ -98,7 +100,8 @@ class Op:
         factors: The factors of the rule.
         operand_dims: For each operand, its dims as factor indices.
         result_dims: For each result, its dims as factor indices.
-        linear: Positions of operands in which the op is linear; when they are all unreduced so is the result. Empty: not linear.
+        linear: Positions of operands in which the op is linear; when they are all unreduced so is the result.
+            Empty: not linear.
         flops: Floating point operations of one execution, unsharded.
         trips: Executions per step.
         loop: Index of the innermost loop around it, -1 outside of all loops.
@@ -131,7 +134,10 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Two values with one layout: dim `d` of `inner` is dim `dims[d]` of `outer`; other dims of `outer` stay unsharded."""
+    """Two values with one layout.
+
+    Dim `d` of `inner` is dim `dims[d]` of `outer`; other dims of `outer` stay unsharded.
+    """
 
     outer: int
     inner: int
@@ -140,7 +146,10 @@ class Tie:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A scan or while loop: its body is `ops[start:stop]`; `trips` counts all iterations per step, outer loops included."""
+    """A scan or while loop.
+
+    Its body is `ops[start:stop]`; `trips` counts all iterations per step, outer loops included.
+    """
 
     index: int
     parent: int

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from autoshard.search.errors import NoSolutionError
 from autoshard.search.network import Network
+from autoshard.search.order import elimination_order
 from autoshard.search.ranking import Ranking
 from autoshard.search.reduction import Reduced
 from autoshard.search.shrink import shrink
@@ -19,7 +20,9 @@ from autoshard.search.solver import solve
 from autoshard.search.symmetry import Symmetry, checked_symmetries
 
 _ROUNDING = 1e-9
-_SLACKS = (0.01, 0.04, 0.16, 0.64, np.inf)  # T above the optimum, relative; the last must allow everything
+_SLACKS = (0.02, 0.004, 0.0008, 0.00016)  # T above the optimum, relative: down until networks are cheap,
+_WIDER_SLACKS = (0.1, 0.5, np.inf)  # and up when k assignments do not lie below; the last allows everything
+_CHEAP_OPERATIONS = 3e6
 
 
 def k_best(
@@ -76,7 +79,16 @@ def _narrowed(network: Network, group: Sequence[Symmetry]) -> Iterator[tuple[Red
     """The network on more and more labels, each time with the cost T up to which nothing is missing."""
     best = solve(network)
     weight = _weight(network, best.labels) or 1.0
+    nested: list[tuple[Reduced, float]] = []
+    reduced = None
     for slack in _SLACKS:
+        threshold = best.value + slack * weight
+        reduced = shrink(network, threshold + _ROUNDING * weight, group, reduced)
+        nested.append((reduced, threshold))
+        if elimination_order(reduced.network).operations <= _CHEAP_OPERATIONS:
+            break
+    yield from reversed(nested)
+    for slack in _WIDER_SLACKS:
         threshold = best.value + slack * weight
         yield shrink(network, threshold + _ROUNDING * weight, group), threshold
 

@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
-from scipy.optimize import linprog
 
 from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.network import BoolArray, FloatArray, Network
+from autoshard.search.planes import FIRST_BOX, highest_point
 from autoshard.search.reduction import Reduced
 from autoshard.search.solver import solve
 
 _CONVERGED = 1e-7
-_FIRST_BOX = 1e2
-_LARGEST_BOX = 1e8
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ def maximise(
     """
     unit = relaxation.cost_scale / relaxation.use_scales
     samples, bound, best = list(start.samples), -np.inf, start.prices
-    prices, box = start.prices, _FIRST_BOX
+    prices, box = start.prices, FIRST_BOX
     for step in range(steps):
         value, met = relaxation.at(reduced, prices, deadline)
         samples.extend(met)
@@ -131,35 +129,10 @@ def maximise(
             bound, best = value, prices
         if bound >= cutoff() or monotonic() >= deadline or step == steps - 1:
             break
-        top, scaled, box = _highest(samples, box)
+        costs = np.array([sample.cost for sample in samples])
+        excess = np.array([sample.excess for sample in samples])
+        top, scaled, box = highest_point(costs, excess, box)
         if top * relaxation.cost_scale <= bound + _CONVERGED * relaxation.cost_scale:
             break
         prices = scaled * unit
     return Dual(max(bound, start.bound), best, tuple(samples))
-
-
-def _highest(samples: Sequence[Sample], box: float) -> tuple[float, FloatArray, float]:
-    """The highest point below all planes with prices in a box that grows while it is what stops them."""
-    top, prices = _master(samples, box)
-    while (prices > 0.99 * box).any() and box < _LARGEST_BOX:
-        wider = _master(samples, 10 * box)
-        box *= 10
-        if wider[0] <= top + _CONVERGED:
-            break
-        top, prices = wider
-    return top, prices, box
-
-
-def _master(samples: Sequence[Sample], box: float) -> tuple[float, FloatArray]:
-    """Maximise t under t <= cost_k + prices . excess_k for all samples, 0 <= prices <= box."""
-    excess = np.array([sample.excess for sample in samples])
-    n = excess.shape[1]
-    result = linprog(
-        c=[0.0] * n + [-1.0],
-        A_ub=np.hstack([-excess, np.ones((len(samples), 1))]),
-        b_ub=[sample.cost for sample in samples],
-        bounds=[(0.0, box)] * n + [(None, None)],
-    )
-    if result.x is None:
-        raise ArithmeticError(f"the linear program for the prices failed: {result.message}")
-    return float(result.x[-1]), np.maximum(result.x[:-1], 0.0)

@@ -1,8 +1,9 @@
-"""The search: the best plan that fits the chips' HBM, how far it may be from the optimum, and the best distinct runners-up.
+"""The search: the best plan that fits the chips' HBM, how far it may be from the optimum, and the best
+distinct runners-up.
 
-First without regard to memory; then the point of the program that needs most HBM is added as a budget row and the search repeated,
-until the best plan fits at every point.  Each repetition is a relaxation, so its bound holds for the whole problem.
-Runners-up differ in what they communicate, not in the names of axes.
+First without regard to memory; then the point of the program that needs most HBM is added as a budget row
+and the search repeated, until the best plan fits at every point.  Each repetition is a relaxation, so its
+bound holds for the whole problem. Runners-up differ in what they communicate, not in the names of axes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from autoshard.search.solution import Solution
 DEFAULT_GAP = 0.01
 """Relative distance to the proven bound at which the search may stop."""
 _MAX_ROWS = 40
+_ROUNDING = 1e-9
 _HEAVY = 6
 _NOTABLE = 0.005
 """Share of the step from which on a collective makes two plans different."""
@@ -47,7 +49,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a search found: candidates, best first, and a proven lower bound on the step time of any plan that fits."""
+    """What a search found: candidates, best first, and a lower bound on the step time of plans that fit."""
 
     candidates: tuple[Candidate, ...]
     bound_seconds: float
@@ -86,10 +88,12 @@ def search_plans(
     rows: list[BudgetRow] = []
     limits: list[float] = []
     for _ in range(_MAX_ROWS):
-        best = solve_with_budgets(problem.network, rows, limits, gap=gap, time_limit_seconds=time_limit_seconds)
+        best = solve_with_budgets(
+            problem.network, rows, limits, gap=gap, time_limit_seconds=time_limit_seconds
+        )
         peak = memory.peak(best.labels)
         on_step(f"{best.value * 1e3:.4g} ms, {peak.nbytes / 2**30:.2f} GiB per chip")
-        if peak.nbytes <= limit_bytes:
+        if peak.nbytes <= limit_bytes * (1 + _ROUNDING):
             break
         row, constant = memory.row(peak.point)
         rows.append(row)
@@ -98,7 +102,9 @@ def search_plans(
         raise RuntimeError(f"memory rows did not settle after {_MAX_ROWS} rounds")
     first = Candidate(best.labels, _step_seconds(problem, best.labels), peak)
     others = _runners_up(problem, memory, rows, limits, best, limit_bytes, top_k - 1)
-    return Outcome((first, *others), max(0.0, best.bound - _most_rest_seconds(problem, limit_bytes)), best.method)
+    candidates = sorted((first, *others), key=lambda candidate: candidate.seconds)
+    bound_seconds = max(0.0, best.bound - _most_rest_seconds(problem, limit_bytes))
+    return Outcome(tuple(candidates), min(bound_seconds, candidates[0].seconds), best.method)
 
 
 def _step_seconds(problem: Problem, labels: Sequence[int]) -> float:
@@ -106,13 +112,25 @@ def _step_seconds(problem: Problem, labels: Sequence[int]) -> float:
 
 
 def _most_rest_seconds(problem: Problem, limit_bytes: float) -> float:
-    """The most that the tie-breaking price can add to a plan that fits: what the bound must give back."""
-    values = (problem.graph.values[v.subject].nbytes for v in problem.variables if v.cost is None)
-    return REST_PRICE * float(stream_seconds(min(limit_bytes, sum(values)), problem.mesh.slice.chip))
+    """The most that the tie-breaking price can add to a plan that fits: what the bound must give back.
+
+    Arguments are all live at once, so they keep within the limit together; the rest may take turns.
+    """
+    values, layouts = problem.graph.values, {n for n, v in enumerate(problem.variables) if v.cost is None}
+    arguments = layouts & {problem.value_variable.get(value, -1) for value in problem.graph.arguments}
+    at_rest = sum(values[problem.variables[n].subject].nbytes for n in arguments)
+    others = sum(values[problem.variables[n].subject].nbytes for n in layouts - arguments)
+    return REST_PRICE * stream_seconds(min(limit_bytes, at_rest) + others, problem.mesh.slice.chip)
 
 
 def _runners_up(
-    problem: Problem, memory: MemoryModel, rows: Sequence[BudgetRow], limits: Sequence[float], best: Solution, limit_bytes: float, count: int
+    problem: Problem,
+    memory: MemoryModel,
+    rows: Sequence[BudgetRow],
+    limits: Sequence[float],
+    best: Solution,
+    limit_bytes: float,
+    count: int,
 ) -> list[Candidate]:
     if count <= 0:
         return []
@@ -149,6 +167,8 @@ def signature(problem: Problem, labels: Sequence[int], notable_seconds: float) -
         nbytes = problem.graph.values[edge.value].nbytes
         for collective in reshard_collectives(have, want, nbytes, problem.mesh):
             if collective.seconds * edge.trips >= notable_seconds:
-                size = int(np.prod([problem.mesh.shape[problem.mesh.names.index(a)] for a in collective.axes]))
+                size = int(
+                    np.prod([problem.mesh.shape[problem.mesh.names.index(a)] for a in collective.axes])
+                )
                 parts.append((edge.value, collective.kind, size, round(collective.bytes_per_chip)))
     return tuple(sorted(parts, key=repr))

@@ -2,14 +2,15 @@
 
 Variables:
   * one per op that touches data, its labels being the op's strategies;
-  * one per *anchored* value, its labels being layouts: arguments, loop slots, results (tied values share a variable), and every
-    value that several ops read, because one gathered copy serves them all.
+  * one per *anchored* value, its labels being layouts: arguments, loop slots, results (tied values share a
+    variable), and every value that several ops read, because one gathered copy serves them all.
 Costs:
   * a variable's own: the op's time (`autoshard.search.costs`), times the trips of its loop;
-  * between neighbours: the reshard from the layout that is there to the layout that is needed, times trips and times the share
-    of ICI time that is exposed (the overlap assumption of the chip).
-An anchored value that is read under two different layouts pays both reshards.  Values that depend on nothing but small arguments and
-constants are free: every reader computes them in the layout it wants, so they do not appear.
+  * between neighbours: the reshard from the layout that is there to the layout that is needed, times trips
+    and times the share of ICI time that is exposed (the overlap assumption of the chip).
+An anchored value that is read under two different layouts pays both reshards.  Values that depend on nothing
+but small arguments and constants are free: every reader computes them in the layout it wants, so they do not
+appear.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from autoshard.search.ties import TieClass, tie_classes
 Floats = npt.NDArray[np.float64]
 
 REST_PRICE = 1e-5
-"""Price of a byte at rest, as a share of the time to stream it from HBM once: only breaks ties, towards less memory."""
+"""Price of a byte at rest, as a share of the time to stream it once: breaks ties, towards less memory."""
 
 
 class VariableKind(StrEnum):
@@ -60,22 +61,26 @@ class Edge:
     """A value on its way from one variable to another.
 
     Attributes:
-        value: The value that moves.
+        value: The value that moves; for a hand-over the slot that it arrives in.
+        held: The value that the source has: what is handed over, else `value` itself.
         source: Variable that has it.
         target: Variable that wants it.
         source_layouts: [K, A] layouts of the value under the labels of `source`.
         target_layouts: [J, A] layouts wanted under the labels of `target`.
         trips: Times per step that it moves.
         op: Op that wants it, -1 when the target is the layout of the value itself.
+        position: Which operand of that op it is, 0 when there is no op.
     """
 
     value: int
+    held: int
     source: int
     target: int
     source_layouts: Layouts
     target_layouts: Layouts
     trips: int
     op: int
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +98,11 @@ class Problem:
 
     def rest_seconds(self, labels: Sequence[int]) -> float:
         """The part of a plan's network value that is only the tie-breaking price of memory at rest."""
-        seconds = 0.0
-        for number, variable in enumerate(self.variables):
-            if variable.cost is None:
-                local = self.graph.values[variable.subject].nbytes * local_fraction(variable.codes[[labels[number]]], self.mesh)
-                seconds += REST_PRICE * float(stream_seconds(float(local[0]), self.mesh.slice.chip))
-        return seconds
+        return sum(
+            float(_rest_seconds(self.graph, self.mesh, variable.subject, variable.codes[[label]])[0])
+            for variable, label in zip(self.variables, labels, strict=True)
+            if variable.cost is None
+        )
 
     def layouts(self, value: int) -> Layouts:
         """[K, A] layouts of an anchored value under the labels of its variable."""
@@ -131,7 +135,8 @@ class _Builder:
         self._strategies: dict[object, Strategies] = {}
 
     def add_values(self) -> None:
-        anchored = {*self.graph.arguments, *self.graph.results, *self.classes}
+        slots = (op.results[0] for op in self.graph.ops if op.kind is OpKind.IDENTITY)
+        anchored = {*self.graph.arguments, *self.graph.results, *self.classes, *slots}
         for value in self.graph.values:
             readers = {op for op, _ in self.readers[value.index] if not self.dull(self.graph.ops[op])}
             if value.free or not (value.index in anchored or len(readers) > 1):
@@ -140,13 +145,14 @@ class _Builder:
 
     def layout_variable(self, value: int) -> int:
         if value in self.classes:
-            root = self.classes[value].representative
-            known = next((self.value_variable[v] for v in self.classes[value].dims if v in self.value_variable), None)
-            if known is not None:
-                return known
-            value = root
-        unreduced = self.graph.values[value].partial and value not in self.classes and value not in self.graph.results
-        codes = self.domain(self.graph.values[value].shape, unreduced)
+            tied = self.classes[value]
+            for member in tied.dims:
+                if member in self.value_variable:
+                    return self.value_variable[member]
+            value = tied.representative
+        known = self.graph.values[value]
+        unreduced = known.partial and value not in self.classes and value not in self.graph.results
+        codes = self.domain(known.shape, unreduced)
         return self.variable(Variable(VariableKind.LAYOUT, value, codes, None))
 
     def domain(self, shape: tuple[int, ...], unreduced: bool) -> Layouts:
@@ -193,7 +199,7 @@ class _Builder:
         me = self.op_variable[op.index]
         wanted = operand_layouts(op, self.variables[me].codes, position)
         source, have = self.where(value)
-        self.edges.append(Edge(value, source, me, have, wanted, op.trips, op.index))
+        self.edges.append(Edge(value, value, source, me, have, wanted, op.trips, op.index, position))
 
     def where(self, value: int) -> tuple[int, Layouts]:
         """The variable that has a value and the value's layouts under its labels."""
@@ -210,9 +216,8 @@ class _Builder:
     def anchor(self, op: Op, position: int, value: int) -> None:
         me = self.op_variable[op.index]
         have = result_layouts(op, self.variables[me].codes, position)
-        self.edges.append(
-            Edge(value, me, self.value_variable[value], have, self.anchored_layouts(value), op.trips, -1)
-        )
+        target, wanted = self.value_variable[value], self.anchored_layouts(value)
+        self.edges.append(Edge(value, value, me, target, have, wanted, op.trips, -1, 0))
 
     def hand_over(self, op: Op) -> None:
         """The edge from a value to the slot that takes it; the slot may be tied to other values."""
@@ -220,8 +225,8 @@ class _Builder:
         if self.graph.values[value].free or self.graph.values[slot].free:
             return
         source, have = self.where(value)
-        target = self.value_variable[slot]
-        self.edges.append(Edge(slot, source, target, have, self.anchored_layouts(slot), op.trips, op.index))
+        target, wanted = self.value_variable[slot], self.anchored_layouts(slot)
+        self.edges.append(Edge(slot, value, source, target, have, wanted, op.trips, op.index, 0))
 
     def problem(self) -> Problem:
         network = Network()
@@ -237,19 +242,32 @@ class _Builder:
             else:
                 network.add_pairwise(edge.source, edge.target, cost)
         return Problem(
-            self.graph, self.mesh, tuple(self.variables), tuple(self.edges), network, self.op_variable, self.value_variable, self.classes
+            graph=self.graph,
+            mesh=self.mesh,
+            variables=tuple(self.variables),
+            edges=tuple(self.edges),
+            network=network,
+            op_variable=self.op_variable,
+            value_variable=self.value_variable,
+            classes=self.classes,
         )
 
     def unary(self, variable: Variable) -> Floats:
         if variable.cost is None:
-            local = self.graph.values[variable.subject].nbytes * local_fraction(variable.codes, self.mesh)
-            return REST_PRICE * stream_seconds(local, self.mesh.slice.chip)
+            return _rest_seconds(self.graph, self.mesh, variable.subject, variable.codes)
         return variable.cost.seconds * self.graph.ops[variable.subject].trips
 
     def label(self, variable: Variable) -> str:
         if variable.kind is VariableKind.STRATEGY:
             return self.graph.ops[variable.subject].name
         return self.graph.values[variable.subject].name or f"value {variable.subject}"
+
+
+def _rest_seconds(graph: Graph, mesh: TorusMesh, value: int, layouts: Layouts) -> Floats:
+    """[K] price of keeping a value in each of the layouts."""
+    return REST_PRICE * stream_seconds(
+        graph.values[value].nbytes * local_fraction(layouts, mesh), mesh.slice.chip
+    )
 
 
 def _cached_matrices(mesh: TorusMesh) -> Callable[[Layouts, Layouts, float], Floats]:

@@ -21,29 +21,32 @@ _SWEEPS, _ROUNDS = 6, 15
 _PROGRESS = 0.02
 
 
-def shrink(network: Network, threshold: float, group: Sequence[Symmetry] = ()) -> Reduced:
-    """The network without labels that are in no assignment of cost at most `threshold`, as far as can be told.
+def shrink(
+    network: Network, threshold: float, group: Sequence[Symmetry] = (), start: Reduced | None = None
+) -> Reduced:
+    """The network without the labels that are provably in no assignment of cost at most `threshold`.
 
     Args:
         network: any network.
-        threshold: cost up to which every assignment must survive; a little rounding error should be added to it.
+        threshold: cost up to which every assignment must survive, with something added for rounding errors.
         group: symmetries of the network; the labels kept are mapped onto themselves by them.
+        start: what an earlier call with a higher threshold left.
 
     Raises:
         NoSolutionError: no assignment costs that little; names a variable that lost all labels.
     """
-    reduced = reduce(network)
+    reduced = start or reduce(network)
     potentials: Potentials = {}
     for _ in range(_ROUNDS):
         if elimination_order(reduced.network).operations <= _CHEAP_OPERATIONS:
             break
         dual = DualAscent(reduced.network, sliced(potentials, reduced))
-        start = dual.bound
+        before = dual.bound
         for _ in range(_SWEEPS):
             dual.sweep()
         fewer = _pruned(network, reduced, dual.label_bounds, threshold, group)
         potentials = expanded(dual.potentials, reduced, network.sizes)
-        stuck = dual.bound - start <= _PROGRESS * (threshold - dual.bound)
+        stuck = dual.bound - before <= _PROGRESS * (threshold - dual.bound)
         stuck = stuck and _labels(fewer) > (1 - _PROGRESS) * _labels(reduced)
         reduced = fewer
         if stuck:

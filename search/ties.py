@@ -1,8 +1,9 @@
 """Values that share one layout, gathered into classes with one canonical rank.
 
-A scanned stack [layers, b, e] and the slice [b, e] that an iteration sees have one layout: that of the slice, the stacked dim staying
-unsharded.  A loop's carry has one layout before, inside and after the loop; a donated argument and the result in its
-buffer have one layout.  The member of lowest rank is the representative, and every other member maps its dims.
+A scanned stack [layers, b, e] and the slice [b, e] that an iteration sees have one layout: that of the
+slice, the stacked dim staying unsharded.  A loop's carry has one layout before, inside and after the loop; a
+donated argument and the result in its buffer have one layout.  The member of lowest rank is the
+representative, and every other member maps its dims.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoshard.cost.layouts import Layouts
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
 from autoshard.search.graph import Graph
+
+_Neighbours = dict[int, list[tuple[int, tuple[int, ...], bool]]]
+"""For each tied value: another one, the tie's dims, and whether that other one is the outer value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,15 @@ class TieClass:
 
     def layouts_of(self, value: int, canonical: Layouts) -> Layouts:
         """Translate canonical layouts [K, A] into those of a member."""
-        table = np.array([*self.dims[value], -2, -1], dtype=np.int8)
+        table = np.array(
+            [*self.dims[value], UNREDUCED, REPLICATED], dtype=np.int8
+        )  # the codes -2 and -1 wrap
         return table[canonical]
 
 
 def tie_classes(graph: Graph) -> dict[int, TieClass]:
     """Return the class of every tied value; members of a class share the object."""
-    neighbours: dict[int, list[tuple[int, tuple[int, ...], bool]]] = {}
+    neighbours: _Neighbours = {}
     for tie in graph.ties:
         neighbours.setdefault(tie.outer, []).append((tie.inner, tie.dims, False))
         neighbours.setdefault(tie.inner, []).append((tie.outer, tie.dims, True))
@@ -44,12 +50,13 @@ def tie_classes(graph: Graph) -> dict[int, TieClass]:
     for value in neighbours:
         if value not in classes:
             members = _component(value, neighbours)
-            found = _class_of(min(members, key=lambda v: (len(graph.values[v].shape), v)), graph, neighbours)
+            root = min(members, key=lambda v: (len(graph.values[v].shape), v))
+            found = _class_of(root, graph, neighbours)
             classes |= dict.fromkeys(found.dims, found)
     return classes
 
 
-def _component(start: int, neighbours: dict[int, list[tuple[int, tuple[int, ...], bool]]]) -> set[int]:
+def _component(start: int, neighbours: _Neighbours) -> set[int]:
     seen, queue = {start}, deque([start])
     while queue:
         for other, _, _ in neighbours[queue.popleft()]:
@@ -59,7 +66,7 @@ def _component(start: int, neighbours: dict[int, list[tuple[int, tuple[int, ...]
     return seen
 
 
-def _class_of(root: int, graph: Graph, neighbours: dict[int, list[tuple[int, tuple[int, ...], bool]]]) -> TieClass:
+def _class_of(root: int, graph: Graph, neighbours: _Neighbours) -> TieClass:
     dims = {root: tuple(range(len(graph.values[root].shape)))}
     queue = deque([root])
     while queue:

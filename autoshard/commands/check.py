@@ -59,7 +59,8 @@ COMMAND = Command(
     name="check",
     summary="tell whether plans still fit their functions: exit 0 fresh, 1 stale, 2 error",
     examples="""\
-  autoshard check plans/*.json""",
+  autoshard check plans/*.json
+  autoshard check plans/decode.v5e-4x4.json --format json""",
     add_arguments=add_arguments,
     run=run,
 )

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 COMMAND = Command(
     name="explain",
-    summary="print each einsum's layout, collectives, time and what bounds it",
+    summary="print each einsum's layout, collectives, time and what bounds it, from the plan file alone",
     examples="""\
   autoshard explain plans/decode.v5e-4x4.json
   autoshard explain plans/decode.v5e-4x4.json --format json""",

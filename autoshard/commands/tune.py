@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from autoshard.commands.command import OK, Command, add_format
+from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
 from autoshard.explain import explain
 from autoshard.explain_text import to_text
 from autoshard.plan_file import check_writable
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="stop the search then, with the best plan so far",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the search (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs that are timed (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_format(parser)
 
@@ -144,7 +144,8 @@ COMMAND = Command(
     summary="search, refine and write the plan of a function for a slice",
     examples="""\
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs -o plans/decode.json
-  autoshard tune mypackage.model:step --slice v4:4x4x4 --refine none --format json""",
+  autoshard tune mypackage.model:step --slice v4:4x4x4 --refine none --format json
+  autoshard tune model.py:decode_step --slice local --inputs model.py:decode_inputs -o plans/decode.json""",
     add_arguments=add_arguments,
     run=run,
     kept=_kept,

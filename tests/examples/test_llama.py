@@ -119,17 +119,27 @@ def test_abstract_params_are_what_init_params_makes(scan_layers: bool) -> None:
 
 def test_attention_by_hand() -> None:
     q = jnp.array([2.0, 0.0, 0.0, 2.0]).reshape(1, 1, 1, 2, 2)  # one query, one group of two heads
-    keys = jnp.array([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]).reshape(3, 1, 1, 2)  # the third is masked
-    values = jnp.array([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]).reshape(3, 1, 1, 2)
+    keys = jnp.array([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]).reshape(1, 1, 3, 2)  # the third is masked
+    values = jnp.array([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]).reshape(1, 1, 3, 2)
     attended = jax.jit(llama.attention)(q, keys, values, llama.causal_mask(jnp.array([1]), 3))
     odds = np.exp(2 / 2**0.5)
     likes, other = odds / (odds + 1), 1 / (odds + 1)
     np.testing.assert_allclose(attended[0, 0, 0], [[likes, other], [other, likes]], rtol=1e-5)
 
 
+def test_a_step_attends_to_the_cache_and_to_itself_by_hand() -> None:
+    q = jnp.array([2.0, 0.0]).reshape(1, 1, 1, 1, 2)
+    cached = {"keys": jnp.array([[0.0, 1.0], [5.0, 5.0]]), "values": jnp.array([[0.0, 1.0], [9.0, 9.0]])}
+    cached = {name: one.reshape(1, 1, 2, 2) for name, one in cached.items()}  # the second is not written yet
+    new = {name: jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2) for name in cached}
+    attended = jax.jit(llama.attention_step)(q, cached, new, jnp.array(1))
+    odds = np.exp(2 / 2**0.5)
+    np.testing.assert_allclose(attended[0, 0, 0, 0], [odds / (odds + 1), 1 / (odds + 1)], rtol=1e-5)
+
+
 def test_query_heads_of_a_group_share_their_own_key_value_head() -> None:
     q = jnp.zeros((1, 1, 2, 3, 4))
-    keys, values = jnp.zeros((5, 2, 1, 4)), jnp.arange(2.0)[None, :, None, None] * jnp.ones((5, 2, 1, 4))
+    keys, values = jnp.zeros((1, 2, 5, 4)), jnp.arange(2.0)[None, :, None, None] * jnp.ones((1, 2, 5, 4))
     attended = jax.jit(llama.attention)(q, keys, values, jnp.zeros((1, 5)))
     np.testing.assert_allclose(attended[0, 0, :, :, 0], [[0, 0, 0], [1, 1, 1]])
 
@@ -167,7 +177,7 @@ def test_decode_writes_one_position_only() -> None:
     cache = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), llama.abstract_cache(FLOAT32, 4, 16))
     _, after = decode_of(FLOAT32)(init(), cache, jnp.arange(4), 5)
     for name in ("keys", "values"):
-        changed = np.any(np.asarray(after[name] != 1), axis=(0, 2, 3, 4))
+        changed = np.any(np.asarray(after[name] != 1), axis=(0, 1, 2, 4))
         assert changed.tolist() == [False] * 5 + [True] + [False] * 10
 
 
@@ -195,7 +205,8 @@ def test_a_prompt_that_does_not_split_says_what_to_do() -> None:
 @pytest.mark.parametrize("config", [llama.LLAMA3_8B, llama.LLAMA3_8B_UNROLLED, llama.LLAMA3_70B])
 def test_decode_flops_are_two_per_parameter(config: Any) -> None:
     batch, context = 32, 4096
-    attention = 4 * batch * config.layers * config.heads * config.d_head * context
+    # Every head scores the cache and the new key (2 flops each) and sums the cached values; the new one is a product.
+    attention = 2 * batch * config.layers * config.heads * config.d_head * (2 * context + 1)
     flops = dot_flops(jaxpr_of(llama.decode_target(config, batch, context))) - attention
     layer = sum(prod(shape) for shape in llama.layer_shapes(config).values() if len(shape) == 2)
     assert flops == 2 * batch * (config.layers * layer + config.vocab * config.d_model)

@@ -78,13 +78,14 @@ def test_bounds_hold_for_every_label(networks: Networks, ranked: Ranked, data: s
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.data(), st.integers(0, 20))
+@given(st.data(), st.integers(0, 20), st.integers(0, 1))
 def test_promising_labels_prove_optimality_or_give_an_incumbent(
-    networks: Networks, ranked: Ranked, data: st.DataObject, slack: int
+    networks: Networks, ranked: Ranked, data: st.DataObject, slack: int, sweeps: int
 ) -> None:
     network = reduce(data.draw(networks(forbidden=False))).network
     dual = DualAscent(network)
-    dual.sweep()
+    for _ in range(sweeps):
+        dual.sweep()
     best = ranked(network)[0][0]
     found = solve_within(network, dual.label_bounds, dual.bound + slack)
     if found is not None:

@@ -1,16 +1,17 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 
 from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.errors import BudgetError, NoSolutionError, TimeLimitError
 from autoshard.search.k_best import k_best
 from autoshard.search.least_use import least_use
-from autoshard.search.network import Network
+from autoshard.search.network import FloatArray, Network
 from autoshard.search.repair import Repair
 from autoshard.search.solver import solve
 
@@ -161,6 +162,56 @@ def test_budgets_equal_brute_force(networks: Networks, ranked: Ranked, n_rows: i
             assert all(row.use(solution.labels) <= limit for row, limit in zip(rows, limits, strict=True))
 
     check()
+
+
+def _table(
+    unary: Mapping[int, ArrayLike], pairwise: Mapping[tuple[int, int], ArrayLike], n: int
+) -> FloatArray:
+    """The sum of all terms for every assignment of n variables: one axis per variable."""
+    total = np.zeros((1,) * n)
+    for i, vector in unary.items():
+        total = total + np.reshape(vector, [-1 if axis == i else 1 for axis in range(n)])
+    for (i, j), matrix in pairwise.items():
+        aligned = np.asarray(matrix) if i < j else np.transpose(matrix)
+        sizes = {min(i, j): aligned.shape[0], max(i, j): aligned.shape[1]}
+        total = total + aligned.reshape([sizes.get(axis, 1) for axis in range(n)])
+    return np.asarray(total, np.float64)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_knapsacks_with_a_duality_gap_equal_brute_force(n_rows: int) -> None:
+    """Dear labels use little; the limits lie where prices alone cannot meet them, so branching is needed."""
+    methods = set()
+
+    @settings(max_examples=40 // n_rows, deadline=None)
+    @given(st.integers(0, 10**6), st.floats(0.2, 0.8), st.booleans())
+    def check(seed: int, share: float, shared: bool) -> None:
+        rng = np.random.default_rng(seed)
+        network, n = Network(), 8
+        use = [np.sort(rng.integers(0, 30, 4))[::-1].astype(float) for _ in range(n)]
+        for vector in use:
+            network.add_variable((30 - vector) + rng.integers(0, 6, 4))
+        for i in range(n - 1):
+            network.add_pairwise(i, i + 1, rng.integers(0, 5, (4, 4)))
+        between = {(4, 1): rng.integers(0, 9, (4, 4)).astype(float)} if shared else {}
+        rows = [BudgetRow("hbm", dict(enumerate(use)), between)]
+        rows += [BudgetRow("odd", dict(enumerate(use[::2])))][: n_rows - 1]
+        tables = [_table(row.unary, row.pairwise, n) for row in rows]
+        limits = [float(round(table.min() + share * np.ptp(table))) for table in tables]
+        costs = _table(dict(enumerate(network.unary)), network.pairwise, n)
+        for table, limit in zip(tables, limits, strict=True):
+            costs = np.where(table <= limit, costs, np.inf)
+        if np.isinf(costs.min()):
+            with pytest.raises(BudgetError):
+                solve_with_budgets(network, rows, limits)
+            return
+        solution = solve_with_budgets(network, rows, limits)
+        methods.add(solution.method)
+        assert solution.value == costs.min() == costs[solution.labels]
+        assert solution.gap == 0.0
+
+    check()
+    assert "priced branch and bound" in methods
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,10 +1,12 @@
 from collections.abc import Callable, Hashable
+from itertools import permutations
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoshard.search import k_best as module
 from autoshard.search.errors import NoSolutionError
 from autoshard.search.k_best import k_best
 from autoshard.search.network import Network
@@ -46,15 +48,26 @@ def _compare(
     assert found == k_best(network, k, signature=signature, keys=keys, symmetries=symmetries)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_k_best_equals_brute_force(networks: Networks, ranked: Ranked, data: st.DataObject) -> None:
-    network = data.draw(networks(max_variables=5))
-    n = network.n_variables
-    keys = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=4, unique=True))
-    modulus = data.draw(st.sampled_from([1, 2, 9]))
-    k = data.draw(st.integers(1, 12))
-    _compare(network, ranked(network), k, keys, lambda x: tuple(x[key] % modulus for key in keys), [])
+@pytest.mark.parametrize("slacks", [None, (2.0, 0.5), (0.0,)])
+def test_k_best_equals_brute_force(
+    networks: Networks, ranked: Ranked, slacks: tuple[float, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first networks lack many labels, and the list has to be begun again on wider ones."""
+    if slacks:
+        monkeypatch.setattr(module, "_SLACKS", slacks)
+        monkeypatch.setattr(module, "_CHEAP_OPERATIONS", 0.0)
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        network = data.draw(networks(max_variables=5))
+        n = network.n_variables
+        keys = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=4, unique=True))
+        modulus = data.draw(st.sampled_from([1, 2, 9]))
+        k = data.draw(st.integers(1, 12))
+        _compare(network, ranked(network), k, keys, lambda x: tuple(x[key] % modulus for key in keys), [])
+
+    check()
 
 
 def _doubled(network: Network) -> tuple[Network, list[list[int]]]:
@@ -81,6 +94,37 @@ def test_symmetric_copies_are_left_out_and_nothing_else(
         return min(own, tuple(mirror[key][labels[key]] for key in keys))
 
     _compare(network, ranked(network), data.draw(st.integers(1, 12)), keys, canonical, [mirror])
+
+
+def _over_axes(seed: int) -> tuple[Network, list[list[list[int]]]]:
+    """Four variables that say which of three axes goes where (3: none), blind to the axes' names."""
+    rng = np.random.default_rng(seed)
+    network = Network()
+    for _ in range(4):
+        axis, none = rng.integers(0, 4, 2)
+        network.add_variable([axis, axis, axis, none])
+    for i, j in ((0, 1), (1, 2), (2, 3), (0, 3), (0, 2)):
+        same, other, left, right, both = rng.integers(0, 6, 5)
+        matrix = np.where(np.eye(4, dtype=bool), float(same), float(other))
+        matrix[3, :], matrix[:, 3], matrix[3, 3] = left, right, both
+        network.add_pairwise(i, j, matrix)
+    names = [[*permutation, 3] for permutation in permutations(range(3)) if permutation != (0, 1, 2)]
+    return network, [[name] * 4 for name in names]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.permutations(range(4)), st.integers(1, 4))
+def test_plans_that_differ_by_the_names_of_axes_are_one(
+    ranked: Ranked, seed: int, k: int, order: list[int], n_keys: int
+) -> None:
+    network, symmetries = _over_axes(seed)
+    keys = order[:n_keys]
+    names = [symmetry[0] for symmetry in symmetries] + [[0, 1, 2, 3]]
+
+    def canonical(labels: Assignment) -> Assignment:
+        return min(tuple(name[labels[key]] for key in keys) for name in names)
+
+    _compare(network, ranked(network), k, keys, canonical, symmetries)
 
 
 def test_symmetries_save_work() -> None:

@@ -1,0 +1,68 @@
+"""What to say when nothing fits: by how much, and which slice of the same chip would do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from autoshard.cost.slices import Slice, slices_of
+from autoshard.cost.torus import native_mesh
+from autoshard.errors import InfeasibleError
+from autoshard.mesh_search import solve_mesh
+from autoshard.search.errors import TimeLimitError
+from autoshard.tune_session import Session
+
+_GAP = 0.5
+_TIME_LIMIT_SECONDS = 10.0
+
+
+def does_not_fit(session: Session) -> InfeasibleError:
+    """The error for a function that no plan fits into the slice."""
+    slice_, usable = session.slice_, session.slice_.chip.hbm_usable_bytes
+    needed, total = argument_bytes(session), slice_.n_chips * usable
+    reason = (
+        f"its arguments alone take {needed / 2**30:.1f} GiB, and {slice_.n_chips} chips of "
+        f"{usable / 2**30:.2f} GiB hold {total / 2**30:.1f} GiB in all"
+    )
+    if needed <= total:
+        reason += "; with what it computes on the way, no layout found keeps every chip within its own"
+    return InfeasibleError(f"`{session.target.name}` does not fit {slice_.name}: {reason}; {advice(session)}")
+
+
+def compiler_finds_no_room(session: Session, least_bytes: int) -> InfeasibleError:
+    """The error where the compiler finds every candidate too large, the leanest `least_bytes` per chip."""
+    usable = session.slice_.chip.hbm_usable_bytes
+    return InfeasibleError(
+        f"`{session.target.name}` does not fit {session.slice_.name}: by the compiler's count the "
+        f"leanest candidate needs {least_bytes / 2**30:.2f} GiB per chip of {usable / 2**30:.2f} GiB; "
+        f"{advice(session)}"
+    )
+
+
+def advice(session: Session) -> str:
+    """What to do: the smallest larger slice on which the model finds a plan, or a smaller model."""
+    chip, fits = session.slice_.chip, smallest_fitting(session)
+    if fits is None:
+        return f"no {chip.name} slice fits; shrink the batch or the context, or use smaller weights (int8)"
+    return f"the smallest {chip.name} slice that fits is {fits.name}"
+
+
+def argument_bytes(session: Session) -> float:
+    """Bytes of all arguments, over all chips."""
+    return sum(session.graph.values[v].nbytes for v in session.graph.arguments)
+
+
+def smallest_fitting(session: Session) -> Slice | None:
+    """The first larger slice of the same chip on which a search finds a plan that fits."""
+    chip = session.slice_.chip
+    least_chips = max(session.slice_.n_chips + 1, argument_bytes(session) / chip.hbm_usable_bytes)
+    larger = (slice_ for slice_ in slices_of(chip) if slice_.n_chips >= least_chips)
+    return next((slice_ for slice_ in larger if _fits(session, slice_)), None)
+
+
+def _fits(session: Session, slice_: Slice) -> bool:
+    """Whether a quick search finds a plan that fits."""
+    quick = replace(session.options, gap=_GAP, time_limit_seconds=_TIME_LIMIT_SECONDS)
+    try:
+        return solve_mesh(replace(session, slice_=slice_, options=quick), native_mesh(slice_)) is not None
+    except TimeLimitError:
+        return False

@@ -1,0 +1,171 @@
+"""Tier 0: search the meshes that the options allow, and give the candidates of the best ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import autoshard
+from autoshard.cost.torus import TorusMesh
+from autoshard.judged import Judged
+from autoshard.mesh_study import Tried, best_meshes, mesh_label, meshes_to_try
+from autoshard.planning import make_plan
+from autoshard.search.errors import BudgetError
+from autoshard.search.planner import Outcome, search_plans
+from autoshard.search.problem import Problem, build_problem
+from autoshard.tune_session import Session
+
+_MESHES_OF_CANDIDATES = 2
+"""The best mesh gives `top_k` candidates, the next one its best: a wrong guess of the mesh loses not all."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Candidates, best first, none where nothing fits; `interrupted` where Ctrl-C left meshes untried."""
+
+    candidates: tuple[Judged, ...]
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A mesh's decision problem, and what the search found for it."""
+
+    problem: Problem
+    outcome: Outcome
+
+    @property
+    def seconds(self) -> float:
+        """Predicted step time of the best plan."""
+        return self.outcome.candidates[0].seconds
+
+
+def search_candidates(session: Session, headroom_bytes: float = 0.0) -> SearchResult:
+    """Search every mesh that the options allow.
+
+    Args:
+        session: What to plan.
+        headroom_bytes: HBM per chip to hold back from what the chip has.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C before any plan was known.
+    """
+    search = _Search(session, headroom_bytes)
+    try:
+        solved = search.run()
+    except KeyboardInterrupt:
+        if search.best is None:
+            raise
+        return SearchResult(tuple(_judged(session, search.best)[:1]), interrupted=True)
+    candidates = [judged for each in solved for judged in _judged(session, each)]
+    fastest = sorted(candidates, key=lambda candidate: candidate.seconds)
+    return SearchResult(tuple(_distinct(fastest)[: session.options.top_k]))
+
+
+class _Search:
+    """One pass over the meshes; `best` is kept up to date for the case that it is interrupted."""
+
+    def __init__(self, session: Session, headroom_bytes: float) -> None:
+        self.session, self.headroom_bytes = session, headroom_bytes
+        self.best: Solved | None = None
+
+    def run(self) -> list[Solved]:
+        """Solve the only mesh, or rank the meshes and solve the best again for more candidates."""
+        meshes = meshes_to_try(self.session.slice_, self.session.options.mesh)
+        top_k, bound = self.session.options.top_k, float("inf")
+        if len(meshes) > 1:
+            tried = self.rank(meshes)
+            meshes = tuple(each.mesh for each in tried[:_MESHES_OF_CANDIDATES])
+            bound = min((each.bound_seconds for each in tried), default=bound)
+        solved = [self.solve(mesh, 1 if place else top_k) for place, mesh in enumerate(meshes)]
+        return [_with_bound(each, bound) for each in solved if each is not None]
+
+    def rank(self, meshes: Sequence[TorusMesh]) -> list[Tried]:
+        """Try the meshes in a study that other processes may share."""
+        session, options = self.session, self.session.options
+        session.progress.stage("search meshes", total=min(len(meshes), options.trials))
+        fingerprint = session.traced.fingerprint().removeprefix("sha256:")[:12]
+        return best_meshes(
+            meshes,
+            self.score,
+            study_name=(
+                f"autoshard {autoshard.__version__} {session.target.name} {session.slice_.name} "
+                f"{options.mesh} {fingerprint} {round(self.headroom_bytes)}"
+            ),
+            trials=options.trials,
+            storage=options.storage,
+            on_trial=session.progress.step,
+        )
+
+    def score(self, mesh: TorusMesh) -> tuple[float, float] | None:
+        """Price one mesh for the study."""
+        solved = self.keep(solve_mesh(self.session, mesh, 1, self.headroom_bytes))
+        return None if solved is None else (solved.seconds, solved.outcome.bound_seconds)
+
+    def solve(self, mesh: TorusMesh, top_k: int) -> Solved | None:
+        """Find the candidates of one mesh."""
+        progress = self.session.progress
+        progress.stage(f"search {self.session.slice_.name} on {mesh_label(mesh)}")
+        return self.keep(solve_mesh(self.session, mesh, top_k, self.headroom_bytes, progress.step))
+
+    def keep(self, solved: Solved | None) -> Solved | None:
+        """Remember the fastest so far."""
+        if solved is not None and (self.best is None or solved.seconds < self.best.seconds):
+            self.best = solved
+        return solved
+
+
+def solve_mesh(
+    session: Session,
+    mesh: TorusMesh,
+    top_k: int = 1,
+    headroom_bytes: float = 0.0,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Solved | None:
+    """Solve one mesh; None where nothing fits."""
+    problem = build_problem(session.graph, mesh)
+    try:
+        outcome = search_plans(
+            problem,
+            mesh.slice.chip.hbm_usable_bytes - headroom_bytes,
+            top_k=top_k,
+            gap=session.options.gap,
+            time_limit_seconds=session.options.time_limit_seconds,
+            on_step=on_step,
+        )
+    except BudgetError:
+        return None
+    return Solved(problem, outcome)
+
+
+def _with_bound(solved: Solved, bound_seconds: float) -> Solved:
+    """A plan is bounded by all the meshes that were searched, not only by its own."""
+    least = min(bound_seconds, solved.outcome.bound_seconds)
+    return replace(solved, outcome=replace(solved.outcome, bound_seconds=least))
+
+
+def _judged(session: Session, solved: Solved) -> list[Judged]:
+    target = session.target
+    return [
+        Judged(
+            make_plan(
+                session.traced,
+                solved.problem,
+                candidate,
+                solved.outcome,
+                function_name=target.name,
+                target=target.text or None,
+                inputs=target.inputs_text,
+                objective=session.options.objective,
+            )
+        )
+        for candidate in solved.outcome.candidates
+    ]
+
+
+def _distinct(candidates: Sequence[Judged]) -> list[Judged]:
+    """Drop what takes the same time and memory as a faster one: it is its copy on a finer mesh."""
+    kept: dict[tuple[str, int], Judged] = {}
+    for candidate in candidates:
+        kept.setdefault((f"{candidate.seconds:.4g}", candidate.plan.predicted.hbm_bytes_per_chip), candidate)
+    return list(kept.values())

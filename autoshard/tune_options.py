@@ -1,0 +1,57 @@
+"""What a tuning run can be told, and what it refuses to be told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from autoshard.errors import OptionError
+from autoshard.search.planner import DEFAULT_GAP
+
+Refine = Literal["none", "compile", "time", "auto"]
+REFINES: tuple[str, ...] = get_args(Refine)
+OBJECTIVES = ("latency",)
+MESHES = ("native", "auto", "search")
+LOCAL = "local"
+"""The slice text that means the attached devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything a run can be told; `autoshard.tune` explains each.
+
+    Raises:
+        OptionError: a choice is not known, or a number is out of its range.
+    """
+
+    slice_text: str
+    objective: str = "latency"
+    refine: str = "auto"
+    top_k: int = 5
+    mesh: str = "auto"
+    trials: int = 16
+    storage: str | None = None
+    gap: float = DEFAULT_GAP
+    time_limit_seconds: float | None = None
+    seed: int = 0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _require_choice("objective", self.objective, OBJECTIVES)
+        _require_choice("refine", self.refine, REFINES)
+        _require_choice("mesh", self.mesh, MESHES)
+        for name in ("top_k", "trials", "workers"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        _require(self.gap >= 0, "gap", self.gap, "a share of the step time, 0 or more")
+        limit = self.time_limit_seconds
+        _require(limit is None or limit > 0, "time_limit_seconds", limit, "seconds above 0, or None")
+
+
+def _require_choice(name: str, value: str, choices: Collection[str]) -> None:
+    _require(value in choices, name, value, "one of " + ", ".join(f"`{choice}`" for choice in choices))
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise OptionError(f"`{name}` is `{value}`, expected {expected}")

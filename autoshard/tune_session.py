@@ -1,0 +1,44 @@
+"""What the stages of a tuning run share: the traced function, the slice, the options, where to report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoshard.attached import attached_slice
+from autoshard.cost.slices import Slice, parse_slice
+from autoshard.graph_building import build_graph
+from autoshard.progress import Progress
+from autoshard.search.graph import Graph
+from autoshard.targets import Target
+from autoshard.trace import Traced, trace
+from autoshard.tune_options import LOCAL, Options
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One function, one slice, one set of options."""
+
+    target: Target
+    options: Options
+    progress: Progress
+    slice_: Slice
+    traced: Traced
+    graph: Graph
+
+    @property
+    def on_attached_devices(self) -> bool:
+        """Whether the slice is what is attached to this process."""
+        return self.options.slice_text == LOCAL
+
+
+def open_session(target: Target, options: Options, progress: Progress) -> Session:
+    """Find the slice and trace the function.
+
+    Raises:
+        SliceError: the slice does not exist.
+        TraceError: the function cannot be traced.
+    """
+    slice_ = attached_slice() if options.slice_text == LOCAL else parse_slice(options.slice_text)
+    progress.stage(f"trace {target.name}")
+    traced = trace(target.function, target.arguments, **target.jit_options)
+    return Session(target, options, progress, slice_, traced, build_graph(traced))

@@ -1,0 +1,102 @@
+"""From where to where each value of a program is in memory, and which values share a buffer with another.
+
+Points are ops in program order, loop bodies in place.  A value that an outer loop hands to an inner one is
+needed until the inner loop ends; the stacked output of a loop is there from the loop's start.  No buffer of
+their own have views of stored values (the compiler fuses them into their readers) and results of updates,
+which are written in place unless that would destroy an argument that is not donated.
+"""
+
+from __future__ import annotations
+
+from autoshard.search.graph import Graph, Loop, Op, OpKind, consumers
+
+
+class Lifetimes:
+    """Births, last uses and shared buffers of a graph's values, before any layout is chosen."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Follow the values of `graph`."""
+        self._graph = graph
+        self._kept = _kept_arguments(graph)
+        self._root = list(range(len(graph.values)))
+        self._last = _last_uses(graph)
+        shared = [(op, source) for op in graph.ops if (source := self._shared(op)) >= 0]
+        for op, source in reversed(shared):
+            self._last[source] = max(self._last[source], *(self._last[result] for result in op.results))
+
+    def _shared(self, op: Op) -> int:
+        """The operand in whose buffer the results of an op are, -1 if there is none; notes it."""
+        values = self._graph.values
+        bound = [v for v in op.operands if not values[v].free]
+        if not bound:
+            return -1
+        source = bound[0]
+        fused = op.kind is OpKind.VIEW and len(bound) == 1 and values[op.results[0]].stored_bytes > 0
+        in_place = op.kind is OpKind.UPDATE and source == op.operands[0] and not self.is_kept(source)
+        if not (fused or in_place):
+            return -1
+        for result in op.results:
+            self._root[result] = self._root[source]
+        return source
+
+    def first(self, value: int) -> int:
+        """The point from which on a value is in memory: its op, or the start of the loop that stacks it."""
+        known = self._graph.values[value]
+        if known.producer < 0:
+            return 0
+        loop = _loop_inside(self._graph, self._graph.ops[known.producer].loop, known.loop)
+        return known.producer if loop is None else loop.start
+
+    def last(self, value: int) -> int:
+        """The last point at which a value, or what shares its buffer, is needed."""
+        return self._last[value]
+
+    def root(self, value: int) -> int:
+        """The value that owns the buffer in which a value is."""
+        return self._root[value]
+
+    def shares(self, value: int) -> bool:
+        """Whether a value is in the buffer of another one."""
+        return self._root[value] != value
+
+    def is_kept(self, value: int) -> bool:
+        """Whether a value is in an argument that the caller keeps, so that nothing may be written over it."""
+        return self._root[value] in self._kept
+
+
+def _kept_arguments(graph: Graph) -> set[int]:
+    """Arguments whose buffer no result takes over, and their slices."""
+    taken = {graph.arguments[argument] for argument, _ in graph.aliases}
+    kept = set(graph.arguments) - taken
+    for tie in graph.ties:
+        if tie.outer in kept and graph.values[tie.inner].producer < 0:
+            kept.add(tie.inner)
+    return kept
+
+
+def _last_uses(graph: Graph) -> list[int]:
+    """For each value the last op at which it is read; a value of an outer loop until the inner loop ends."""
+    last = []
+    for value, readers in zip(graph.values, consumers(graph), strict=True):
+        points = [max(0, value.producer)]
+        for op, _ in readers:
+            loop = _loop_inside(graph, graph.ops[op].loop, value.loop)
+            points.append(op if loop is None else loop.stop - 1)
+        last.append(max(points))
+    for tie in graph.ties:
+        outer, inner = graph.values[tie.outer], graph.values[tie.inner]
+        loop = _loop_inside(graph, inner.loop, outer.loop)
+        if loop is not None:
+            last[tie.outer] = max(last[tie.outer], loop.stop - 1)
+    return last
+
+
+def _loop_inside(graph: Graph, inner: int, outer: int) -> Loop | None:
+    """The outermost loop at or around `inner` that lies inside `outer`, None if there is none."""
+    found = None
+    while inner != outer:
+        if inner < 0:
+            return None
+        found = graph.loops[inner]
+        inner = found.parent
+    return found
