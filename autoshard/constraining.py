@@ -17,7 +17,7 @@ from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.sharding import PartitionSpec
 
-from autoshard.primitives import BODY_KEYS, called_jaxpr
+from autoshard.primitives import BODY_KEYS, called_jaxpr, scan_counts
 
 Chain = tuple[PartitionSpec, ...]
 """Specs that a tensor is put through one after the other; empty leaves it to the compiler."""
@@ -135,7 +135,7 @@ class _Runner:
         return jax.make_jaxpr(run)(*(_abstract(v.aval) for v in closed.jaxpr.invars))
 
     def scan(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
-        first, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+        first, n_carry = scan_counts(eqn)
         carries = [f"{path}:carry{i}" for i in range(n_carry)]
         ys = [f"{path}:y{i}" for i in range(len(eqn.outvars) - n_carry)]
         body = self.closed(eqn.params["jaxpr"], path, [*carries, *ys])

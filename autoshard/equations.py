@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from jax.extend.core import JaxprEqn
 
 from autoshard.primitives import nbytes_of, shape_of
+from autoshard.scopes import Scope
 from autoshard.search.graph import Loop, OpKind, Tie
 
 
@@ -69,15 +70,20 @@ class Equations:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the walk stands: path of equation positions, innermost loop, executions per step."""
+    """Where the walk stands: path of equation positions, innermost loop, executions per step, scope."""
 
     path: str
     loop: int
     trips: int
+    scope: Scope = field(default_factory=Scope)
 
     def at(self, position: int) -> Place:
         """The place of equation `position` of the jaxpr at this path."""
         return replace(self, path=f"{self.path}/{position}" if self.path else str(position))
+
+    def under(self, eqn: JaxprEqn) -> Place:
+        """The place of a jaxpr that an equation here runs: names inside it are relative to the equation's."""
+        return replace(self, scope=self.scope.under(eqn.source_info.name_stack))
 
     def slot(self, kind: str, position: int) -> Place:
         """The place of a hand-over: `init`, `carry`, `y` or `out` number `position` of the equation here."""

@@ -8,6 +8,7 @@ any number of processes share it, and a killed run goes on where it stopped.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ AUTO_AXES = 3
 """Axes of a mesh that is tried by default: more make a search slow before they make a plan better."""
 SEARCH_AXES = 4
 _MOST_AXES = 8
+_OPENINGS = 4
+_PAUSE_SECONDS = 0.2
 _DOES_NOT_FIT = float("inf")
 _MESH, _BOUND = "mesh", "bound_seconds"
 
@@ -148,13 +151,18 @@ class _Only(optuna.samplers.BaseSampler):
 
 
 def _study(name: str, storage: str | None) -> optuna.Study:
+    """Open a study; processes that make a database at the same time trip over each other, so try again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(
-            study_name=name, storage=storage, direction="minimize", load_if_exists=True
-        )
-    except Exception as error:  # whatever the database's driver raises
-        reason = str(error).strip().partition("\n")[0]
-        raise AutoshardError(
-            f"the study storage `{storage}` cannot be opened: {reason}. Expected an Optuna URL such as sqlite:///tune.db"
-        ) from error
+    for _ in range(_OPENINGS):
+        try:
+            return optuna.create_study(
+                study_name=name, storage=storage, direction="minimize", load_if_exists=True
+            )
+        except Exception as error:  # whatever the database's driver raises
+            failure = error
+            time.sleep(_PAUSE_SECONDS)
+    reason = str(failure).strip().partition("\n")[0]
+    raise AutoshardError(
+        f"the study storage `{storage}` cannot be opened: {reason}. "
+        "Expected an Optuna URL such as sqlite:///tune.db"
+    ) from failure

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 from jax.extend import source_info_util
 from jax.extend.core import JaxprEqn
 
 from autoshard.equations import Equation, TracedValue
 from autoshard.primitives import shape_of
+from autoshard.scopes import Scope
 from autoshard.search.graph import OpKind
-
-_WRAPPER = re.compile(
-    r"\b(?:jit|jvp|vmap|remat|checkpoint|rematted_computation|closed_call|while|body|cond)\b"
-)
 
 
 def source_of(eqn: JaxprEqn) -> str:
@@ -28,60 +26,75 @@ def source_of(eqn: JaxprEqn) -> str:
     return f"{match[1].rsplit('/', 1)[-1]}:{match[2]}" if match else ""
 
 
-def scope_of(eqn: JaxprEqn) -> tuple[str, str]:
-    """Return the user's scope as a path, and the letters of `jnp.einsum`, if any.
-
-    What runs backward has ".grad" after its scope.
-    """
-    text = str(eqn.source_info.name_stack)
-    parts = [_WRAPPER.sub("", part.replace("transpose", "")).strip("()") for part in text.split("/")]
-    letters = next((part for part in parts if "->" in part), "")
-    scope = "/".join(part for part in parts if part and "->" not in part)
-    return (f"{scope}.grad" if "transpose(" in text else scope), letters
-
-
-def einsum_letters(eqn: JaxprEqn, written: str) -> str:
-    """Return the letters of a dot_general, those that the user wrote in `jnp.einsum` where they fit.
-
-    Args:
-        eqn: The dot_general.
-        written: What `jnp.einsum` was called with, or "".
-    """
+def einsum_letters(eqn: JaxprEqn, scope: Scope) -> str:
+    """Return the letters of a dot_general, those that the user wrote in `jnp.einsum` where they fit."""
     contract, batch = eqn.params["dimension_numbers"]
-    pairs = [*zip(*contract, strict=True), *zip(*batch, strict=True)]
-    ranks = [len(shape_of(v.aval)) for v in eqn.invars[:2]]
-    left, right = _written_letters(written, ranks, pairs) or _default_letters(ranks, pairs)
-    gone_left, gone_right = {*contract[0], *batch[0]}, {*contract[1], *batch[1]}
-    shared = "".join(left[i] for i in batch[0])
-    rows = "".join(letter for i, letter in enumerate(left) if i not in gone_left)
-    columns = "".join(letter for i, letter in enumerate(right) if i not in gone_right)
-    return f"{left},{right}->{shared}{rows}{columns}"
+    dims = _Dims(
+        ranks=tuple(len(shape_of(v.aval)) for v in eqn.invars[:2]),
+        pairs=(*zip(*contract, strict=True), *zip(*batch, strict=True)),
+        contract=contract,
+        batch=batch,
+    )
+    left, right = _written_letters(scope, dims) or _default_letters(dims)
+    return f"{left},{right}->{dims.output(left, right)}"
 
 
-_Pairs = Sequence[tuple[int, int]]
-"""Dims of the two operands that share a letter."""
+@dataclass(frozen=True, slots=True)
+class _Dims:
+    """The dims of a dot_general: `pairs` are those of the two operands that share a letter."""
+
+    ranks: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
+    contract: tuple[Sequence[int], Sequence[int]]
+    batch: tuple[Sequence[int], Sequence[int]]
+
+    def output(self, left: str, right: str) -> str:
+        gone = [{*contracted, *batch} for contracted, batch in zip(self.contract, self.batch, strict=True)]
+        shared = "".join(left[i] for i in self.batch[0])
+        rest = (
+            c
+            for text, dims in zip((left, right), gone, strict=True)
+            for i, c in enumerate(text)
+            if i not in dims
+        )
+        return shared + "".join(rest)
+
+    def fit(self, left: str, right: str) -> bool:
+        shared = set(left) & set(right)
+        return (
+            (len(left), len(right)) == self.ranks
+            and all(left[i] == right[j] for i, j in self.pairs)
+            and (len(set(left)), len(set(right)), len(shared)) == (*self.ranks, len(self.pairs))
+        )
 
 
-def _written_letters(written: str, ranks: Sequence[int], pairs: _Pairs) -> tuple[str, str] | None:
-    """The user's letters; `jnp.einsum` may have exchanged the operands."""
-    inputs = written.partition("->")[0].split(",")
-    if len(inputs) != 2:
+def _written_letters(scope: Scope, dims: _Dims) -> tuple[str, str] | None:
+    """The user's letters.
+
+    `jnp.einsum` may have exchanged the operands, and a gradient contracts the result with one of them: of the
+    choices that fit, one that gives the third tensor as it was written is best.
+    """
+    inputs, arrow, output = scope.einsum.partition("->")
+    operands = inputs.split(",")
+    if len(operands) != 2 or "." in scope.einsum:
         return None
-    for left, right in ((inputs[0], inputs[1]), (inputs[1], inputs[0])):
-        if [len(left), len(right)] == list(ranks) and _fits(left, right, pairs):
-            return left, right
-    return None
+    if not arrow:
+        output = "".join(c for c in sorted(set(inputs) - {","}) if inputs.count(c) == 1)
+    fitting = []
+    for left, right, third in permutations([*operands, output]):
+        if (scope.backward or third == output) and dims.fit(left, right):
+            fitting.append((dims.output(left, right) != third, left, right))
+    if not fitting:
+        return None
+    _, left, right = min(fitting, key=lambda choice: choice[0])
+    return left, right
 
 
-def _fits(left: str, right: str, pairs: _Pairs) -> bool:
-    return all(left[i] == right[j] for i, j in pairs) and len(set(left) & set(right)) == len(pairs)
-
-
-def _default_letters(ranks: Sequence[int], pairs: _Pairs) -> tuple[str, str]:
+def _default_letters(dims: _Dims) -> tuple[str, str]:
     alphabet = iter("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    left = [next(alphabet) for _ in range(ranks[0])]
-    right = [""] * ranks[1]
-    for i, j in pairs:
+    left = [next(alphabet) for _ in range(dims.ranks[0])]
+    right = [""] * dims.ranks[1]
+    for i, j in dims.pairs:
         right[j] = left[i]
     return "".join(left), "".join(letter or next(alphabet) for letter in right)
 

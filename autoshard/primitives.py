@@ -81,6 +81,14 @@ def called_jaxpr(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
     return None
 
 
+def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
+    """Return how many operands of a scan are constants and how many are carried; the others are scanned."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carried, _ = eqn.params["ft_in"].unpack()  # JAX 0.12
+    return len(consts), len(carried)
+
+
 def flops(eqn: JaxprEqn) -> float:
     """Return the floating point operations of a contraction: two per multiply-add, 0 for all else."""
     name = eqn.primitive.name

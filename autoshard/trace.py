@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from autoshard.specs import format_type
 from autoshard.walking import walk
 
 _MACHINERY = tuple(f"{Path(module.__file__ or '').parent}/" for module in (jax, autoshard))
-"""Folders whose frames are not the user's code."""
+"""Folders whose frames are never the user's code."""
+_LIBRARIES = tuple(f"{folder}/" for folder in sysconfig.get_paths().values())
+"""Folders whose frames are the user's code only where there is no other."""
 _WRONG_PROGRAM = (TypeError, ValueError, KeyError, AttributeError, IndexError, NameError, AssertionError)
 
 
@@ -150,7 +153,8 @@ def _make_jaxpr(call: Call) -> tuple[ClosedJaxpr, Any]:
 def _place(error: BaseException) -> str:
     """The innermost line of the user's code that an error came through, as " at file.py:12"."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith((*_MACHINERY, "<frozen"))]
+    foreign = [f for f in frames if not f.filename.startswith((*_MACHINERY, "<"))]
+    own = [f for f in foreign if not f.filename.startswith(_LIBRARIES)] or foreign
     return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from autoshard.equations import Equation, Equations, Place, Recorder, TracedValue
-from autoshard.naming import einsum_letters, named, scope_of, source_of
-from autoshard.primitives import called_jaxpr, flops, kind_of, nbytes_of
+from autoshard.naming import einsum_letters, named, source_of
+from autoshard.primitives import called_jaxpr, flops, kind_of, nbytes_of, scan_counts
 from autoshard.search.graph import OpKind
 
 SMALL_ARGUMENT_BYTES = 8 * 2**20
@@ -84,18 +84,18 @@ class _Walker(Recorder):
     def equation(self, eqn: JaxprEqn, env: dict[Var, int], place: Place) -> list[int]:
         higher = {"scan": self.scan, "while": self.while_loop, "cond": self.cond}.get(eqn.primitive.name)
         if higher is not None:
-            return higher(eqn, [self.read(v, env) for v in eqn.invars], place)
+            return higher(eqn, [self.read(v, env) for v in eqn.invars], place.under(eqn))
         inner = called_jaxpr(eqn)
         if inner is not None:
             held = self.constants(inner[0].constvars)
-            return self.body(inner[0], [*held, *(self.read(v, env) for v in eqn.invars)], place)
+            return self.body(inner[0], [*held, *(self.read(v, env) for v in eqn.invars)], place.under(eqn))
         return self.leaf(eqn, [env[v] for v in eqn.invars if not isinstance(v, Literal)], place)
 
     def leaf(self, eqn: JaxprEqn, operands: Sequence[int], place: Place) -> list[int]:
         index = len(self.equations)
         kind = kind_of(eqn)
         results = self.leaf_results(eqn, kind, [self.values[v] for v in operands], index, place.loop)
-        scope, written = scope_of(eqn)
+        scope = place.under(eqn).scope
         self.equations.append(
             Equation(
                 index=index,
@@ -108,8 +108,8 @@ class _Walker(Recorder):
                 trips=place.trips,
                 loop=place.loop,
                 source=source_of(eqn),
-                scope=scope,
-                equation=einsum_letters(eqn, written) if eqn.primitive.name == "dot_general" else "",
+                scope=scope.name,
+                equation=einsum_letters(eqn, scope) if eqn.primitive.name == "dot_general" else "",
                 path=place.path,
             )
         )
@@ -156,7 +156,7 @@ class _Walker(Recorder):
             varying |= grown
 
     def scan(self, eqn: JaxprEqn, operands: list[int], place: Place) -> list[int]:
-        n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+        n_consts, n_carry = scan_counts(eqn)
         consts, rest = operands[:n_consts], operands[n_consts:]
         jaxpr = eqn.params["jaxpr"].jaxpr
         held = self.constants(jaxpr.constvars)

@@ -116,5 +116,5 @@ def test_a_trial_that_another_process_died_over_is_tried_last(tmp_path: Path) ->
 
 
 def test_a_storage_that_cannot_be_opened_says_what_is_expected() -> None:
-    with pytest.raises(AutoshardError, match="`nonsense` cannot be opened.*such as sqlite:///tune.db"):
+    with pytest.raises(AutoshardError, match=r"`nonsense` cannot be opened.*such as sqlite:///tune.db"):
         study(storage="nonsense")

@@ -11,7 +11,7 @@ from autoshard.search.errors import NoSolutionError
 from autoshard.search.network import Network
 from autoshard.search.order import elimination_order
 from autoshard.search.reduction import reduce
-from autoshard.search.threshold import affordable_threshold, solve_within, within
+from autoshard.search.threshold import Incumbent, affordable_threshold, solve_within, within
 
 Networks = Callable[..., st.SearchStrategy[Network]]
 Ranked = Callable[[Network], list[tuple[float, tuple[int, ...]]]]
@@ -92,6 +92,17 @@ def test_promising_labels_prove_optimality_or_give_an_incumbent(
         assert found.value == network.value(found.labels) >= best
         assert not found.is_optimal or found.value == best
     assert slack < 20 or best > dual.bound + slack or (found is not None and found.is_optimal)
+
+
+def test_what_is_found_is_optimal_only_up_to_the_threshold() -> None:
+    network = Network()
+    network.add_variable([1.0, 0.9])
+    bounds = [np.array([0.0, 0.8])]
+    assert solve_within(network, bounds, 0.5) == Incumbent((0,), 1.0, False)
+    assert solve_within(network, bounds, 0.8) == Incumbent((1,), 0.9, True)
+    network.add_unary(0, [0.0, 0.4])
+    assert solve_within(network, [np.array([0.0, 1.2])], 1.1) == Incumbent((0,), 1.0, True)
+    assert solve_within(network, bounds, -1.0) is None
 
 
 def test_affordable_threshold_is_the_largest_that_fits() -> None:

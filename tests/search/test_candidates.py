@@ -1,5 +1,7 @@
 """Strategies and layouts counted and written down by hand."""
 
+from collections.abc import Callable
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from autoshard.search.candidates import (
     shard_notation,
     strategies,
 )
-from autoshard.search.graph import Op
+from autoshard.search.graph import Graph, Op
 from tests.search.graphs import (
     cache_update,
     feed_forward,
@@ -26,7 +28,7 @@ from tests.search.graphs import (
 B, E, F = 0, 1, 2
 NONE = -1
 
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[[], Graph]] = {
     "feed forward": feed_forward,
     "scanned": scanned_feed_forward,
     "parallel": parallel_sum,

@@ -1,0 +1,108 @@
+"""Costs of local ops by hand, on v5e: 197e12 * 0.92 flop/s, 819e9 * 0.75 byte/s, 32 MiB stay on chip."""
+
+import pytest
+
+from autoshard.cost.torus import TorusMesh
+from autoshard.search.candidates import strategies
+from autoshard.search.costs import OpCost, materialised, op_cost
+from autoshard.search.graph import Factor, FactorKind, Graph, OpKind
+from tests.search.graphs import Sketch, cache_update, feed_forward, mesh_of, scanned_feed_forward, split_heads
+
+FLOPS_PER_SECOND = 197e12 * 0.92
+HBM = 819e9 * 0.75
+ON_CHIP = 22 * HBM
+NONE, B, E, F = -1, 0, 1, 2
+MESH = mesh_of("v5e:1x2")
+
+
+def _cost(graph: Graph, op: int, mesh: TorusMesh = MESH) -> OpCost:
+    return op_cost(graph.ops[op], strategies(graph.ops[op], mesh), graph, mesh, materialised(graph))
+
+
+def test_a_local_einsum_by_hand() -> None:
+    b, e, f = 256, 512, 1024
+    cost = _cost(feed_forward(b, e, f), 0)  # strategies: none, b, e, f
+    flops = 2 * b * e * f
+    assert cost.flops_per_chip.tolist() == [flops, flops / 2, flops / 2, flops / 2]
+    assert cost.compute_seconds == pytest.approx(cost.flops_per_chip / FLOPS_PER_SECOND)
+    x, w, h = 2 * b * e, 2 * e * f, 2 * b * f  # x and w come from HBM, h stays on chip; a sum over e is whole
+    expected = [
+        (x + w) / HBM + h / ON_CHIP,
+        (x / 2 + w) / HBM + h / 2 / ON_CHIP,
+        (x + w) / 2 / HBM + h / ON_CHIP,
+        (x + w / 2) / HBM + h / 2 / ON_CHIP,
+    ]
+    assert cost.hbm_seconds == pytest.approx(expected)
+
+
+def test_an_op_takes_the_larger_of_its_two_times() -> None:
+    small, large = _cost(feed_forward(8, 512, 1024), 0), _cost(feed_forward(2**16, 8192, 8192), 0)
+    assert (small.seconds == small.hbm_seconds).all()
+    assert (large.seconds == large.compute_seconds).all()
+
+
+def test_the_matrix_unit_pads_the_local_sizes() -> None:
+    cost = _cost(feed_forward(b=4, e=256, f=128), 0)
+    # m=4 is padded to 8; half of e is 128, half of f is 64 and padded to 128, half of b is 2 and padded to 8.
+    useful, padded = 2 * 4 * 256 * 128, 2 * 8 * 256 * 128
+    assert cost.flops_per_chip.tolist() == [useful, useful / 2, useful / 2, useful / 2]
+    assert cost.compute_seconds * FLOPS_PER_SECOND == pytest.approx([padded, padded, padded / 2, padded])
+
+
+def test_what_is_too_large_for_the_chip_goes_to_hbm() -> None:
+    b, e, f = 2**15, 128, 1024  # h has 64 MiB
+    cost = _cost(feed_forward(b, e, f), 0)
+    assert cost.hbm_seconds[NONE + 1] == pytest.approx((2 * b * e + 2 * e * f + 2 * b * f) / HBM)
+    assert cost.hbm_seconds[B + 1] == pytest.approx((b * e + 2 * e * f) / HBM + b * f / ON_CHIP)
+
+
+def test_identities_are_free() -> None:
+    assert _cost(scanned_feed_forward(), 0).seconds.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_an_update_reads_and_writes_what_is_new() -> None:
+    cost = _cost(cache_update(b=4, t=32, d=8), 0)  # strategies: none, b, d
+    new = 2 * 4 * 8
+    assert cost.hbm_seconds == pytest.approx([2 * new / HBM, new / HBM, new / HBM])
+    assert cost.flops_per_chip.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_view_of_a_stored_value_moves_nothing() -> None:
+    assert not _cost(split_heads(), 0).seconds.any()
+
+
+def _chain() -> Graph:
+    """Ops: h = BE,EF->BF; two elementwise ops in a chain; y = BF,FE->BE; result."""
+    sketch = Sketch({"b": 256, "e": 512, "f": 1024})
+    x, wi, wo = (sketch.argument(n, dims) for n, dims in (("x", "be"), ("wi", "ef"), ("wo", "fe")))
+    h = sketch.einsum("be,ef->bf", x, wi)
+    for name in ("exp", "tanh"):
+        h = sketch.elementwise(name, h)
+    return sketch.graph(sketch.einsum("bf,fe->be", h, wo))
+
+
+def test_a_fused_chain_is_charged_for_its_ends() -> None:
+    graph = _chain()
+    exists = materialised(graph)
+    first, between, last = (graph.ops[i].results[0] for i in (0, 1, 2))
+    assert (exists[first], exists[between], exists[last]) == (True, False, True)
+    size = 2 * 256 * 1024
+    for op in (1, 2):  # one reads h, the other writes what the einsum reads
+        assert _cost(graph, op).hbm_seconds == pytest.approx(
+            [size / ON_CHIP, size / 2 / ON_CHIP, size / 2 / ON_CHIP]
+        )
+
+
+def _slice(primitive: str) -> Graph:
+    """Ops: h = BE,EF->BF; 8 of its 1024 columns; result."""
+    sketch = Sketch({"b": 256, "e": 512, "f": 1024})
+    h = sketch.einsum("be,ef->bf", sketch.argument("x", "be"), sketch.argument("wi", "ef"))
+    factors = [Factor(256, FactorKind.PARALLEL), Factor(1024, FactorKind.REPLICATED)]
+    dims = ((0,), (1,))
+    return sketch.graph(sketch.op(OpKind.OTHER, primitive, (h,), (256, 8), factors, (dims,), dims))
+
+
+def test_a_slice_reads_only_what_it_returns() -> None:
+    returned, whole = 2 * 256 * 8, 2 * 256 * 1024
+    assert _cost(_slice("slice"), 1).hbm_seconds[0] == pytest.approx(2 * returned / ON_CHIP)
+    assert _cost(_slice("sort"), 1).hbm_seconds[0] == pytest.approx((returned + whole) / ON_CHIP)

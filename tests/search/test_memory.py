@@ -1,0 +1,194 @@
+"""Bytes live at each op, by hand.
+
+In the feed-forward x has 64 bytes, h 128, y 64 and each weight 256; scanned, there are three of each weight.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoshard.cost.layouts import UNREDUCED
+from autoshard.search.graph import Graph
+from autoshard.search.memory import ACTIVATIONS, ARGUMENTS, COPIES, LOOP, RESULTS, MemoryModel
+from autoshard.search.problem import Problem, build_problem
+from tests.search.graphs import (
+    Sketch,
+    cache_update,
+    feed_forward,
+    labels_of,
+    mesh_of,
+    parallel_sum,
+    scanned_feed_forward,
+    two_readers,
+)
+
+MESH = mesh_of("v5e:1x2")
+X, H, Y, W = 64, 128, 64, 256
+
+
+def _live(problem: Problem, labels: tuple[int, ...]) -> list[float]:
+    """Bytes at each op, and at the end."""
+    memory = MemoryModel(problem)
+    rows = [memory.row(point) for point in range(len(problem.graph.ops) + 1)]
+    return [row.use(labels) + constant for row, constant in rows]
+
+
+def _replicated(graph: Graph) -> list[float]:
+    problem = build_problem(graph, MESH)
+    return _live(problem, labels_of(problem))
+
+
+def test_a_replicated_feed_forward_op_by_op() -> None:
+    arguments = X + 2 * W
+    # h; h and y; y, which the result takes over.
+    assert _replicated(feed_forward()) == [arguments + H, arguments + H + Y, arguments + Y, arguments + Y]
+
+
+def test_the_peak_by_kind() -> None:
+    problem = build_problem(feed_forward(), MESH)
+    peak = MemoryModel(problem).peak(labels_of(problem))
+    assert (peak.nbytes, peak.point) == (X + 2 * W + H + Y, 1)
+    assert peak.by_kind == {ARGUMENTS: X + 2 * W, LOOP: 0, RESULTS: 0, ACTIVATIONS: H + Y, COPIES: 0}
+
+
+def test_a_gathered_copy_is_live_only_at_its_reader() -> None:
+    problem = build_problem(feed_forward(), MESH)
+    labels = labels_of(problem, wi=[0])
+    arguments = X + W + W / 2
+    assert _live(problem, labels) == [arguments + H + W, arguments + H + Y, arguments + Y, arguments + Y]
+
+
+def test_an_open_sum_is_whole_until_it_is_scattered() -> None:
+    problem = build_problem(two_readers(), MESH)
+    labels = labels_of(problem, h=[1], h_out=[1], y1=[0], y2=[0])
+    arguments = X + 3 * W
+    # x and wi are sliced for the sum over e; the sum has 128 bytes on each chip, 64 once it is scattered.
+    assert _live(problem, labels)[0] == arguments + X / 2 + W / 2 + H + H / 2
+    # Open all the way, there is one buffer of full size.
+    left_open = labels_of(problem, h=[1], h_out=[UNREDUCED])
+    assert _live(problem, left_open)[0] == arguments + X / 2 + W / 2 + H
+
+
+def test_a_carry_is_counted_once() -> None:
+    arguments = X + 6 * W
+    # The caller keeps x, so the carry is a copy; the result takes over what the loop leaves.
+    assert _replicated(scanned_feed_forward()) == [
+        arguments + X,  # carry in
+        arguments + X + H,
+        arguments + X + H + Y,
+        arguments + X + Y + X,  # the sum
+        arguments + X + X,  # carry on
+        arguments + X,  # result
+        arguments + X,
+    ]
+
+
+def test_a_donated_carry_stays_in_the_argument() -> None:
+    arguments = X + 6 * W
+    assert _replicated(scanned_feed_forward(donated=True)) == [
+        arguments,
+        arguments + H,
+        arguments + H + Y,
+        arguments + Y + X,
+        arguments + X,
+        arguments,
+        arguments,
+    ]
+
+
+def test_a_donated_carry_in_another_layout_is_a_copy_for_the_whole_loop() -> None:
+    problem = build_problem(scanned_feed_forward(donated=True), MESH)
+    live = _live(problem, labels_of(problem, carry=[0], h=[0], y=[0], sum=[0]))
+    arguments = X + 6 * W
+    assert live[0] == arguments + X / 2
+    assert live[2] == arguments + X / 2 + H / 2 + Y / 2
+    assert live[5] == arguments + X / 2
+    assert live[6] == arguments
+
+
+def test_an_intermediate_is_taken_over_by_the_loop() -> None:
+    sketch = Sketch({"b": 4, "e": 8, "f": 16})
+    slot = sketch.hand_over(
+        sketch.einsum("be,ef->bf", sketch.argument("x", "be"), sketch.argument("w", "ef"))
+    )
+    sketch.enter(3)
+    final = sketch.next_carry(slot, sketch.elementwise("exp", slot))
+    sketch.leave()
+    # h; h becomes the carry; the carry and exp of it, twice; the result is the carry.
+    expected = [X + W + n * H for n in (1, 1, 2, 2, 1, 1)]
+    assert _replicated(sketch.graph(final)) == expected
+
+
+def test_a_stacked_output_is_there_while_the_loop_runs() -> None:
+    live = _replicated(scanned_feed_forward(collect=True))
+    arguments, stack = X + 6 * W, 3 * H
+    assert live[0] == arguments + X
+    assert live[1] == arguments + X + stack + H
+    assert live[2] == arguments + X + stack + H + Y
+    assert live[-1] == arguments + X + stack
+
+
+def test_a_donated_cache_is_counted_once() -> None:
+    cache, new = 2 * 4 * 32 * 8, 2 * 4 * 8
+    assert _replicated(cache_update()) == [cache + new] * 3
+    # A cache that the caller keeps must not be written over.
+    assert _replicated(cache_update(donated=False)) == [2 * cache + new] * 3
+
+
+def test_an_update_in_another_layout_is_a_copy_until_it_is_handed_back() -> None:
+    problem = build_problem(cache_update(), MESH)
+    update = problem.graph.ops[0].name
+    cache, new = 2 * 4 * 32 * 8, 2 * 4 * 8
+    live = _live(problem, labels_of(problem, cache=[0], **{update: [-1]}))
+    assert live == [cache / 2 + new + cache, cache / 2 + new + cache, cache / 2 + new]
+
+
+def test_small_arguments_are_whole_on_every_chip() -> None:
+    sketch = Sketch({"b": 4, "e": 8})
+    x, scale = sketch.argument("x", "be"), sketch.argument("scale", "be", free=True)
+    problem = build_problem(sketch.graph(sketch.elementwise("mul", x, scale)), MESH)
+    peak = MemoryModel(problem).peak(labels_of(problem, x=[0], mul0=[0], result0=[0]))
+    assert peak.by_kind[ARGUMENTS] == X / 2 + X
+
+
+PROGRAMS = [
+    build_problem(graph, mesh_of("v5e:2x2"))
+    for graph in (
+        feed_forward(),
+        scanned_feed_forward(),
+        scanned_feed_forward(donated=True, collect=True),
+        two_readers(),
+        parallel_sum(),
+        cache_update(),
+    )
+]
+
+
+@st.composite
+def _plans(draw: st.DrawFn) -> tuple[Problem, tuple[int, ...]]:
+    problem = draw(st.sampled_from(PROGRAMS))
+    return problem, tuple(draw(st.integers(0, size - 1)) for size in problem.network.sizes)
+
+
+@settings(deadline=None)
+@given(_plans())
+def test_the_rows_add_up_to_the_peak(plan: tuple[Problem, tuple[int, ...]]) -> None:
+    problem, labels = plan
+    live = _live(problem, labels)
+    peak = MemoryModel(problem).peak(labels)
+    assert peak.nbytes == pytest.approx(max(live))
+    assert live[peak.point] == pytest.approx(peak.nbytes)
+    assert sum(peak.by_kind.values()) == pytest.approx(peak.nbytes)
+
+
+@settings(deadline=None)
+@given(_plans())
+def test_arguments_are_always_live(plan: tuple[Problem, tuple[int, ...]]) -> None:
+    problem, labels = plan
+    at_rest = 0.0
+    for variable in {problem.value_variable[value] for value in problem.graph.arguments}:
+        members = [value for value, number in problem.value_variable.items() if number == variable]
+        code = problem.variables[variable].codes[labels[variable]]
+        at_rest += max(problem.graph.values[v].nbytes for v in members) / 2 ** np.count_nonzero(code >= 0)
+    assert min(_live(problem, labels)) >= at_rest * (1 - 1e-12)
