@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from autoshard.applying import AnyMesh, apply, argument_specs, result_specs
 from autoshard.jit_options import TRACE_OPTIONS, Call, argument_options, bind_call
+from autoshard.errors import PlanMismatchError
 from autoshard.matching import require_match
 from autoshard.plan import Plan
 from autoshard.trace import trace
@@ -40,20 +41,29 @@ class Application:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run under the plan."""
-        jitted, positional = self.jitted(args, kwargs)
-        return jitted(*positional)
+        return self._explained(lambda jit, given: jit(*given), args, kwargs)
 
     def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
         """Lower under the plan; what is compiled takes keyword arguments behind the positional ones."""
-        jitted, positional = self.jitted(args, kwargs)
-        lowered: jax.stages.Lowered = jitted.lower(*positional)
+        lowered: jax.stages.Lowered = self._explained(lambda jit, given: jit.lower(*given), args, kwargs)
         return lowered
 
     def trace(self, *args: Any, **kwargs: Any) -> jax.stages.Traced:
         """Trace under the plan."""
-        jitted, positional = self.jitted(args, kwargs)
-        traced: jax.stages.Traced = jitted.trace(*positional)
+        traced: jax.stages.Traced = self._explained(lambda jit, given: jit.trace(*given), args, kwargs)
         return traced
+
+    def _explained(
+        self, use: Callable[[Any, list[Any]], Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Use the jitted function; where JAX refuses the arguments, say what the plan has against them."""
+        try:
+            return use(*self.jitted(args, kwargs))
+        except PlanMismatchError:
+            raise
+        except ValueError:
+            require_match(self._plan, trace(self._fn, args, kwargs, **self._options))
+            raise
 
     def jitted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         """Return a `jax.jit` object with the plan's shardings, and the arguments to call it with."""

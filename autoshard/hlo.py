@@ -30,6 +30,7 @@ _ARRAY = re.compile(r"(?P<dtype>[a-z][a-z0-9]*)\[(?P<dims>[0-9,<=?]*)\](?:\{(?P<
 _MEMORY_SPACE = re.compile(r"S\((\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+_DEVICE_ORDER = "device_ids"  # "replica_groups=mesh[..], device_ids=(..) {..}" is one attribute
 _ATTRIBUTE = re.compile(r"\s*(?P<name>\w+)=")
 _NAME = re.compile(r"%([\w.\-]+)")
 _COMMENT = re.compile(r"/\*.*?\*/")
@@ -222,10 +223,16 @@ def _parse_instruction(line: str, match: re.Match[str]) -> Instruction:
 
 
 def _parse_attributes(text: str) -> dict[str, str]:
-    attributes = {}
+    """Attributes by name; the device order of a mesh of replica groups belongs to the groups, in spite of its comma."""
+    attributes: dict[str, str] = {}
+    name = ""
     for part in split_top_level(text):
-        if match := _ATTRIBUTE.match(part):
-            attributes[match["name"]] = part[match.end() :].strip()
+        match = _ATTRIBUTE.match(part)
+        if match and not (match["name"] == _DEVICE_ORDER and name == "replica_groups"):
+            name = match["name"]
+            attributes[name] = part[match.end() :].strip()
+        elif match:
+            attributes[name] += f", {part.strip()}"
     return attributes
 
 

@@ -153,6 +153,7 @@ class _Only(optuna.samplers.BaseSampler):
 def _study(name: str, storage: str | None) -> optuna.Study:
     """Open a study; processes that make a database at the same time trip over each other, so try again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    failure: Exception | None = None
     for _ in range(_OPENINGS):
         try:
             return optuna.create_study(

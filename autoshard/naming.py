@@ -117,7 +117,8 @@ def named(equations: Sequence[Equation], values: Sequence[TracedValue]) -> list[
 def _base_name(equation: Equation, values: Sequence[TracedValue]) -> str:
     label = equation.equation or equation.primitive
     if equation.kind is OpKind.EINSUM:
-        weights = {values[v].name for v in equation.operands if values[v].name and values[v].stored_bytes}
+        stored = {values[v].name for v in equation.operands if values[v].name and values[v].stored_bytes}
+        weights = {name for name in stored if "/" in name} or stored  # rather than an argument of its own
         if len(weights) == 1:
             return _weight_name(weights.pop(), equation.scope)
     return f"{equation.scope}/{label}" if equation.scope else label

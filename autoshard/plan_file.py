@@ -80,12 +80,13 @@ def load_record(path: str | os.PathLike[str], kind: type[R]) -> R:
 
 
 def save_record(record: Record, path: str | os.PathLike[str]) -> None:
-    """Write `record` to `path` in one step; raises `PlanError` where that cannot be done."""
+    """Write `record` to `path` in one step, making its directory; raises `PlanError` where that cannot be done."""
     text = format_record(record)
     check_writable(path)
     target = Path(os.path.realpath(path))
     scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
         os.replace(scratch, target)
@@ -100,10 +101,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         _refuse(target, "it is a directory; name a file in it")
-    if not target.parent.is_dir():
-        _refuse(target, f"there is no directory `{target.parent}`; create it first")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        _refuse(target, "you may not write to that directory; change its permissions")
+    existing = next(parent for parent in target.parents if parent.exists())
+    if not existing.is_dir():
+        _refuse(target, f"`{existing}` is a file, not a directory; choose a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        _refuse(target, f"you may not write to `{existing}`; change its permissions")
 
 
 def _refuse(target: Path, reason: str) -> NoReturn:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import msgspec
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import NamedSharding, PartitionSpec
 
 from autoshard.applying import argument_specs, constraints_of, result_specs
@@ -61,7 +62,7 @@ def export_reference(traced: Traced, platform: str) -> Program:
     """Export the function as it is, for one device."""
 
     def unsharded(*leaves: Any) -> list[Any]:
-        return list(jax.core.eval_jaxpr(traced.closed.jaxpr, traced.closed.consts, *leaves))
+        return list(jaxpr_as_fun(traced.closed)(*leaves))
 
     return _with_paths(export_program(unsharded, traced.in_avals, platform=platform), traced)
 

@@ -6,7 +6,7 @@ XLA writes the groups of a collective in three ways, all of which list partition
 * ``[4,2]<=[2,4]T(1,0)``: ids 0..7 in an array of shape [2,4], transposed by (1,0), reshaped to 4 groups of 2;
 * ``mesh['a'=4,'b'=16] {'b'}``: ids in an array with named axes, grouped over the axes in braces. An axis may
   be a part of one, ``'b':(2)4``: split b into 2, 4 and the rest, and take the 4; a device order may follow
-  the mesh.
+  the mesh, as a list, ``[4,2]<=[2,4]T(1,0)`` or, for short, ``[2,4]T(1,0)``.
 
 Partition id k is the k-th device of the mesh, so groups map back to mesh axes: see `axes_of_groups`.
 """
@@ -27,6 +27,7 @@ Groups = tuple[tuple[int, ...], ...]
 _Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_ORDER = re.compile(r"\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<order>.*?)\))? \{(?P<grouped>[^{}]*)\}")
 _MESH_AXIS = re.compile(r"'?([^',=]+)'?=(\d+)")
 _GROUPED_AXIS = re.compile(r"'?(?P<name>[^',:]+)'?(?::\((?P<before>\d+)\)(?P<size>\d+))?")
@@ -48,7 +49,7 @@ def parse_groups(text: str, n_partitions: int) -> Groups:
         return _as_groups(_mesh_groups(match))
     if match := _IOTA.fullmatch(text):
         shape = _numbers(match[1])
-        return _as_groups(_iota(match).reshape(shape))
+        return _as_groups(_transposed_iota(match[2], match[3]).reshape(shape))
     if text.startswith("{"):
         groups = tuple(tuple(_numbers(inner)) for inner in _BRACES.findall(text[1:-1]))
         return groups or (tuple(range(n_partitions)),)
@@ -123,13 +124,15 @@ def _device_order(text: str | None, n_partitions: int) -> _Ids:
     if not text:
         return np.arange(n_partitions, dtype=np.int64)
     if match := _IOTA.fullmatch(text.strip()):
-        return _iota(match)
+        return _transposed_iota(match[2], match[3])
+    if (match := _ORDER.fullmatch(text.strip())) and prod(_numbers(match[1])) == n_partitions:
+        return _transposed_iota(match[1], match[2])
     return np.asarray(_numbers(re.sub(r"[{}\[\]\s]", "", text)), dtype=np.int64)
 
 
-def _iota(match: re.Match[str]) -> _Ids:
-    dims = _numbers(match[2])
-    order = _numbers(match[3]) if match[3] else list(range(len(dims)))
+def _transposed_iota(dims_text: str, order_text: str | None) -> _Ids:
+    dims = _numbers(dims_text)
+    order = _numbers(order_text) if order_text else list(range(len(dims)))
     return np.arange(prod(dims), dtype=np.int64).reshape(dims).transpose(order).reshape(-1)
 
 

@@ -69,7 +69,7 @@ def tune(
             `jax.jit`.
 
     Returns:
-        The winning plan with the evidence for it.
+        The winning plan with the evidence for it. After Ctrl-C, once a plan is known, the best one so far.
 
     Raises:
         TraceError: The function cannot be traced.

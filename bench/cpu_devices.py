@@ -82,7 +82,8 @@ def order_agreement(candidates: list[dict[str, Any]]) -> float:
     """Kendall's tau of predicted and measured times; NaN with fewer than two timed candidates."""
     timed = [each for each in candidates if each["measured_seconds"] is not None]
     columns = [[each[key] for each in timed] for key in ("predicted_seconds", "measured_seconds")]
-    return float(kendalltau(*columns).statistic)
+    found: Any = kendalltau(*columns)
+    return float(found.statistic)
 
 
 def largest_error(planned: Any, model: Any, path: Path) -> float:

@@ -19,6 +19,7 @@ import autoshard
 from examples import palm
 
 SLICE = "v4:4x4x4"
+CONTEXT = 2048
 WEIGHTS = ("w_gate", "w_up", "w_down")
 
 
@@ -28,15 +29,18 @@ class Case:
 
     name: str
     function: Callable[..., Any]
+    batch: int
     layout: str
     cache_over_batch: bool | None
     seconds: float
 
 
 CASES = (
-    Case("decode, 512 sequences of context 2048", palm.decode_540b, "weight-stationary 2D", True, 6.0 / 64),
-    Case("prefill, 512 x 2048 tokens", palm.prefill_540b, "weight-gathered XYZ", None, 85.2),
-    Case("prefill, 1 x 2048 tokens", palm.prefill_540b_single, "weight-stationary 2D", None, 0.29),
+    Case(
+        "decode, 512 sequences of context 2048", palm.decode_540b, 512, "weight-stationary 2D", True, 6.0 / 64
+    ),
+    Case("prefill, 512 x 2048 tokens", palm.prefill_540b, 512, "weight-gathered XYZ", None, 85.2),
+    Case("prefill, 1 x 2048 tokens", palm.prefill_540b_single, 1, "weight-stationary 2D", None, 0.29),
 )
 
 
@@ -55,7 +59,7 @@ def show(case: Case) -> tuple[bool, bool]:
     plan = autoshard.tune(case.function, slice=SLICE, refine="none", top_k=1)
     found = feed_forward(plan)
     related, same = found.split()[0] == case.layout.split()[0], found == case.layout
-    cache = cache_layout(plan)
+    cache = cache_layout(plan, case.batch)
     if case.cache_over_batch is not None:
         as_there = cache.startswith("batch") == case.cache_over_batch
         related, same = related and as_there, same and as_there
@@ -102,15 +106,15 @@ def dims(spec: str) -> list[list[str]]:
     return [[axis for axis in dim.split(",") if axis] for dim in spec.split(";")]
 
 
-def cache_layout(plan: autoshard.Plan) -> str:
+def cache_layout(plan: autoshard.Plan, batch: int) -> str:
     """Say in words how the cache is sharded: that of the results, which decode takes over as it is."""
-    spec = next(result.spec for path, result in plan.results.items() if path.endswith("/keys"))
-    letters = ("layers", "context", "batch", "d_head")
-    sharded = [
-        f"{name} over {','.join(axes)}" for name, axes in zip(letters, dims(spec), strict=True) if axes
-    ]
-    sharded.sort(key=lambda text: not text.startswith("batch"))
-    return "; ".join(sharded) or "replicated"
+    cache = next(result for path, result in plan.results.items() if path.endswith("/keys"))
+    sizes = [int(size) for size in cache.type.partition("[")[2].rstrip("]").split(",")]
+    names = {batch: "batch", CONTEXT: "context"}  # the other dims are the layers and d_head
+    sharded = {
+        names.get(size, str(size)): axes for size, axes in zip(sizes, dims(cache.spec), strict=True) if axes
+    }
+    return "; ".join(f"{name} over {','.join(sharded[name])}" for name in sorted(sharded)) or "replicated"
 
 
 if __name__ == "__main__":

@@ -46,14 +46,15 @@ class OpCost:
 def materialised(graph: Graph) -> list[bool]:
     """For each value whether it exists between fusions, so that it is written and read.
 
-    That is: what einsums and other non-fusible ops make or read, and what several ops read.
+    That is: what einsums and other non-fusible ops make or read, what several ops read, what enters a loop.
     """
     readers = consumers(graph)
     exists = []
     for value in graph.values:
         made = value.producer >= 0 and graph.ops[value.producer].kind in _WRITERS
-        read = any(graph.ops[op].kind in _READERS for op, _ in readers[value.index])
-        exists.append(made or read or len({op for op, _ in readers[value.index]}) > 1)
+        reading = {op for op, _ in readers[value.index]}
+        read = any(graph.ops[op].kind in _READERS or graph.ops[op].loop != value.loop for op in reading)
+        exists.append(made or read or len(reading) > 1)
     return exists
 
 
@@ -105,18 +106,18 @@ def _padded(op: Op, shards: npt.NDArray[np.int64], mesh: TorusMesh, flops: Float
     held = [{f for dim in dims for f in dim} for dims in op.operand_dims]
     sizes = {role: np.ones(len(shards)) for role in ("batch", "m", "k", "n")}
     for index, factor in enumerate(op.factors):
-        left, right = index in held[0], index in held[1]
-        role = (
-            "k"
-            if factor.kind is FactorKind.REDUCTION
-            else "batch"
-            if left and right
-            else "m"
-            if left
-            else "n"
-        )
+        role = _role(factor.kind, index in held[0], index in held[1])
         sizes[role] = sizes[role] * local[:, index]
     return padded_flops(**sizes, chip=mesh.slice.chip)
+
+
+def _role(kind: FactorKind, left: bool, right: bool) -> str:
+    """What a factor, held by the left or right operand or both, is to a matmul."""
+    if kind is FactorKind.REDUCTION:
+        return "k"
+    if left and right:
+        return "batch"
+    return "m" if left else "n"
 
 
 def _access_seconds(graph: Graph, index: int, layouts: Layouts, mesh: TorusMesh) -> Floats:

@@ -210,8 +210,9 @@ def test_storage_comes_from_the_environment(
 def test_an_output_that_cannot_be_written_fails_before_the_search(
     tuned: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*TUNE, "-o", str(tmp_path / "missing" / "plan.json")]) == 2
-    assert "create it first" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main([*TUNE, "-o", str(tmp_path / "file" / "plan.json")]) == 2
+    assert "is a file, not a directory" in capsys.readouterr().err
     assert tuned == []
 
 

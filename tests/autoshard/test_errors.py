@@ -193,8 +193,9 @@ def test_a_storage_that_cannot_be_opened(model: str, capsys: pytest.CaptureFixtu
 
 
 def test_a_plan_that_cannot_be_written(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tune(model, "--slice", "cpu:8", "-o", "none/plan.json") == 2
-    assert "create it first, or choose another place for the plan" in said(capsys)
+    Path("file").write_text("")
+    assert tune(model, "--slice", "cpu:8", "-o", "file/plan.json") == 2
+    assert "is a file, not a directory; choose a directory, or choose another place for the plan" in said(capsys)
     assert tune(model, "--slice", "cpu:8", "-o", ".") == 2
     assert "it is a directory; name a file in it" in said(capsys)
 

@@ -98,6 +98,18 @@ def test_an_unknown_instruction_is_parsed_like_any_other() -> None:
     assert module.n_partitions == 1
 
 
+def test_a_device_order_belongs_to_its_replica_groups() -> None:
+    # As libtpu 0.0.42 writes it.
+    module = parse_module(
+        "HloModule m\n\nENTRY %main (a: f32[4]) -> f32[4] {\n  %a = f32[4]{0} parameter(0)\n"
+        "  ROOT %sum = f32[4]{0} all-reduce(%a), channel_id=1, replica_groups=mesh['axis_0'=1,'axis_1'=8], "
+        "device_ids=([2,4]T(1,0)) {'axis_1'}, use_global_device_ids=true, to_apply=%add\n}\n"
+    )
+    attributes = module.computations["main"].instructions[1].attributes
+    assert attributes["replica_groups"] == "mesh['axis_0'=1,'axis_1'=8], device_ids=([2,4]T(1,0)) {'axis_1'}"
+    assert attributes["use_global_device_ids"] == "true"
+
+
 def test_text_without_an_entry_is_refused() -> None:
     with pytest.raises(CompileError, match="no ENTRY"):
         parse_module("module @jit_f {}")
@@ -175,6 +187,8 @@ def test_transfers_between_slices_pair_send_with_receive() -> None:
         ("mesh['a'=2,'b'=4] {'b':(2)2}", ((0, 1), (2, 3), (4, 5), (6, 7))),
         ("mesh['a'=8] {'a':(2)2}", ((0, 2), (1, 3), (4, 6), (5, 7))),
         ("mesh['a'=2,'b'=4], device_ids=([2,4]<=[4,2]T(1,0)) {'b'}", ((0, 2, 4, 6), (1, 3, 5, 7))),
+        ("mesh['a'=1,'b'=8], device_ids=([2,4]T(1,0)) {'b'}", ((0, 4, 1, 5, 2, 6, 3, 7),)),
+        ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", ((0, 4), (1, 5), (2, 6), (3, 7))),
     ],
 )
 def test_replica_groups_in_every_syntax(text: str, expected: tuple[tuple[int, ...], ...]) -> None:

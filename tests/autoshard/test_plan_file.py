@@ -190,20 +190,28 @@ def test_a_failed_write_keeps_the_old_plan(
 
 
 def test_a_place_that_cannot_be_written_is_named(plan: Plan, tmp_path: Path) -> None:
-    missing = tmp_path / "missing" / "plan.json"
-    expected = f"in directory `{missing.parent}`: there is no directory `{missing.parent}`; create it first"
+    blocked = tmp_path / "file" / "plan.json"
+    (tmp_path / "file").write_text("not a directory")
     for write in (check_writable, plan.save):
-        with pytest.raises(PlanError, match=re.escape(expected)):
-            write(missing)
+        with pytest.raises(PlanError, match="is a file, not a directory; choose a directory"):
+            write(blocked)
     with pytest.raises(PlanError, match="it is a directory; name a file in it"):
         plan.save(tmp_path)
+
+
+def test_the_directory_of_a_plan_is_made(plan: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "plans" / "v5e" / "plan.json"
+    check_writable(path)
+    assert not path.parent.exists()
+    plan.save(path)
+    assert load_plan(path) == plan
 
 
 def test_a_directory_without_permission_is_named(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # permissions do not bind root, who may run the tests
-    with pytest.raises(PlanError, match="you may not write to that directory"):
+    with pytest.raises(PlanError, match="you may not write to"):
         plan.save(tmp_path / "plan.json")
 
 

@@ -91,6 +91,13 @@ def test_a_minor_factor_is_sharded_only_under_a_fully_sharded_major_one() -> Non
     assert [batch, batch] in codes.tolist()
 
 
+def test_a_half_sharded_major_factor_is_not_enough() -> None:
+    depth = 2
+    op = split_heads(b=4, h=4, d=4).ops[0]
+    assert not (strategies(op, mesh_of("v5e:2x2")) == depth).any()
+    assert [depth, 1, 1] in strategies(op, mesh_of("v4:2x2x2")).tolist()
+
+
 def test_the_papers_notation() -> None:
     assert shard_notation("ble", [["x"], [], ["y", "z"]]) == "B_xLE_yz"
     assert shard_notation("be", [[], []], ["x", "y"]) == "BE{U_xy}"

@@ -1,5 +1,7 @@
 """Costs of local ops by hand, on v5e: 197e12 * 0.92 flop/s, 819e9 * 0.75 byte/s, 32 MiB stay on chip."""
 
+import dataclasses
+
 import pytest
 
 from autoshard.cost.torus import TorusMesh
@@ -47,6 +49,30 @@ def test_the_matrix_unit_pads_the_local_sizes() -> None:
     useful, padded = 2 * 4 * 256 * 128, 2 * 8 * 256 * 128
     assert cost.flops_per_chip.tolist() == [useful, useful / 2, useful / 2, useful / 2]
     assert cost.compute_seconds * FLOPS_PER_SECOND == pytest.approx([padded, padded, padded / 2, padded])
+
+
+def test_a_batched_matmul_is_padded_matmul_by_matmul() -> None:
+    sketch = Sketch({"b": 4, "m": 3, "k": 100, "n": 130})
+    graph = sketch.graph(
+        sketch.einsum("bmk,bkn->bmn", sketch.argument("q", "bmk"), sketch.argument("c", "bkn"))
+    )
+    cost = _cost(graph, 0)  # m=3 to 8, k=100 to 128, n=130 to 256; over n 65 to 128, over k 50 to 128
+    by_factor = dict(
+        zip([NONE, *strategies(graph.ops[0], MESH)[1:, 0].tolist()], cost.compute_seconds, strict=True)
+    )
+    whole = 2 * 4 * 8 * 128 * 256
+    expected = {NONE: whole, 0: whole / 2, 2: whole, 3: whole / 2}
+    assert {f: s * FLOPS_PER_SECOND for f, s in by_factor.items()} == pytest.approx(expected)
+
+
+def test_mixed_operands_multiply_in_the_slower_dtype() -> None:
+    graph = feed_forward(256, 512, 1024)
+    wi = dataclasses.replace(graph.values[1], dtype="int8")
+    mixed = dataclasses.replace(graph, values=(graph.values[0], wi, *graph.values[2:]))
+    assert (_cost(mixed, 0).compute_seconds == _cost(graph, 0).compute_seconds).all()
+    x = dataclasses.replace(graph.values[0], dtype="int8")
+    both = dataclasses.replace(mixed, values=(x, wi, *graph.values[2:]))
+    assert _cost(both, 0).compute_seconds * 393e12 * 0.92 == pytest.approx(_cost(both, 0).flops_per_chip)
 
 
 def test_what_is_too_large_for_the_chip_goes_to_hbm() -> None:

@@ -120,6 +120,30 @@ def test_an_intermediate_is_taken_over_by_the_loop() -> None:
     assert _replicated(sketch.graph(final)) == expected
 
 
+def test_an_intermediate_in_another_layout_is_copied_when_the_loop_begins() -> None:
+    sketch = Sketch({"b": 4, "e": 8, "f": 16})
+    h = sketch.einsum("be,ef->bf", sketch.argument("x", "be"), sketch.argument("w", "ef"), name="h")
+    slot = sketch.hand_over(h, "carry")
+    sketch.enter(3)
+    final = sketch.next_carry(slot, sketch.elementwise("exp", slot, name="exp"))
+    sketch.leave()
+    problem = build_problem(sketch.graph(final), MESH)
+    live = _live(problem, labels_of(problem, carry=[0], exp=[0], result0=[0]))
+    assert live == [X + W + n * H for n in (1, 1.5, 1, 1, 0.5, 0.5)]
+
+
+def test_what_a_loop_reads_from_outside_is_needed_until_it_ends() -> None:
+    sketch = Sketch({"b": 4, "e": 8})
+    x = sketch.argument("x", "be")
+    outside = sketch.elementwise("exp", x)
+    slot = sketch.hand_over(x)
+    sketch.enter(3)
+    final = sketch.next_carry(slot, sketch.elementwise("mul", slot, outside))
+    sketch.leave()
+    # exp; the carry as well; what follows it as well, twice; the carry, which becomes the result.
+    assert _replicated(sketch.graph(final)) == [X + n * X for n in (1, 2, 3, 3, 1, 1)]
+
+
 def test_a_stacked_output_is_there_while_the_loop_runs() -> None:
     live = _replicated(scanned_feed_forward(collect=True))
     arguments, stack = X + 6 * W, 3 * H

@@ -22,6 +22,16 @@ def test_a_stack_and_its_slice_share_the_layout_of_the_slice() -> None:
     assert found.layouts_of(inner, canonical).tolist() == canonical.tolist()
 
 
+def test_two_slices_of_one_stack_share_its_layout() -> None:
+    sketch = Sketch({"l": 3, "e": 8, "f": 16})
+    stack = sketch.argument("w", "lef")
+    sketch.enter(3)
+    one, other = sketch.sliced(stack), sketch.sliced(stack)
+    sketch.leave()
+    found = tie_classes(sketch.graph(stack))[other]
+    assert found.dims == {one: (0, 1), stack: (1, 2), other: (0, 1)}
+
+
 def test_a_carry_has_one_layout_all_the_way() -> None:
     graph = scanned_feed_forward()
     classes = tie_classes(graph)
