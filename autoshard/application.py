@@ -14,8 +14,8 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from autoshard.applying import AnyMesh, apply, argument_specs, result_specs
-from autoshard.jit_options import TRACE_OPTIONS, Call, argument_options, bind_call
 from autoshard.errors import PlanMismatchError
+from autoshard.jit_options import TRACE_OPTIONS, Call, argument_options, bind_call
 from autoshard.matching import require_match
 from autoshard.plan import Plan
 from autoshard.trace import trace
@@ -78,10 +78,11 @@ class Application:
         require_match(self._plan, traced)
         static, donated = _positions(call)
         rest = {name: value for name, value in self._options.items() if name not in TRACE_OPTIONS}
+        specs = argument_specs(self._plan, traced.argument_names)
         structure = jax.tree.structure((*call.dynamic_args, *call.dynamic_kwargs.values()))
         return jax.jit(
             self._positional(call),
-            in_shardings=jax.tree.unflatten(structure, self._shardings(argument_specs(self._plan))),
+            in_shardings=jax.tree.unflatten(structure, self._shardings(specs)),
             out_shardings=jax.tree.unflatten(traced.out_tree, self._shardings(result_specs(self._plan))),
             static_argnums=static,
             donate_argnums=donated,

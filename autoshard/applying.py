@@ -55,7 +55,7 @@ def apply(
         require_match(plan, traced)
         constrain = constrainer(plan.mesh() if mesh is None else mesh)
         leaves = jax.tree.leaves((call.dynamic_args, call.dynamic_kwargs))
-        leaves = list(map(constrain, leaves, argument_specs(plan)))
+        leaves = list(map(constrain, leaves, argument_specs(plan, traced.argument_names)))
         results = run_constrained(traced.closed, leaves, constraints_of(plan, traced.equations), constrain)
         return jax.tree.unflatten(traced.out_tree, map(constrain, results, result_specs(plan)))
 
@@ -76,9 +76,10 @@ def constrainer(mesh: AnyMesh) -> Callable[[Any, PartitionSpec], Any]:
     return constrain
 
 
-def argument_specs(plan: Plan) -> list[PartitionSpec]:
-    """Return the spec of each flat argument."""
-    return [to_partition_spec(parse_spec(a.spec, rank_of(a.type))) for a in plan.arguments.values()]
+def argument_specs(plan: Plan, names: Sequence[str] | None = None) -> list[PartitionSpec]:
+    """Return the spec of each flat argument, in the order of `names`: a call may pass some by keyword."""
+    arguments = plan.arguments.values() if names is None else [plan.arguments[name] for name in names]
+    return [to_partition_spec(parse_spec(a.spec, rank_of(a.type))) for a in arguments]
 
 
 def result_specs(plan: Plan) -> list[PartitionSpec]:

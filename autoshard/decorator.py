@@ -36,6 +36,8 @@ class PlannedFunction:
         jit_options: Keyword arguments for `jax.jit`.
     """
 
+    __name__: str
+
     def __init__(
         self,
         function: Callable[..., Any],

@@ -15,6 +15,7 @@ import jax
 
 import autoshard
 from autoshard.cost.torus import TorusMesh
+from autoshard.notation import einsum_layout
 from autoshard.plan import Plan
 from autoshard.plan_records import (
     ArgumentRecord,
@@ -29,7 +30,6 @@ from autoshard.plan_records import (
     UnruledPrimitive,
     Versions,
 )
-from autoshard.search.candidates import shard_notation
 from autoshard.search.decisions import Decisions, Movement, OpDecision, spell_out
 from autoshard.search.graph import Graph, OpKind
 from autoshard.search.ordering import Spec
@@ -128,7 +128,7 @@ def _einsum(decision: OpDecision, mesh: TorusMesh) -> EinsumRecord:
         source=op.source,
         equation=op.equation,
         trips=op.trips,
-        layout=notation(decision, mesh),
+        layout=einsum_layout(decision, mesh),
         operands=tuple(_chain(chain, mesh) for chain in decision.operands),
         result=_chain(decision.result, mesh),
         collectives=_collectives(decision.movements),
@@ -137,33 +137,6 @@ def _einsum(decision: OpDecision, mesh: TorusMesh) -> EinsumRecord:
         ici_seconds=decision.ici_seconds,
         flops_per_chip=decision.flops_per_chip,
     )
-
-
-def notation(decision: OpDecision, mesh: TorusMesh) -> str:
-    """Write an einsum's layout as the paper does, an open sum in braces: "BLE_x,E_xF_yz->BLF_yz{U_x}"."""
-    op = decision.op
-    inputs, _, output = (op.equation or _plain_equation(op.operand_dims, op.result_dims)).partition("->")
-    read = [chain[-1] if chain else None for chain in decision.operands]
-    texts = [_notate(letters, spec, mesh) for letters, spec in zip(inputs.split(","), read, strict=False)]
-    open_axes = [mesh.names[a] for a in decision.open_axes]
-    return ",".join(texts) + "->" + _notate(output, decision.made, mesh, open_axes)
-
-
-def _notate(letters: str, spec: Spec | None, mesh: TorusMesh, open_axes: Sequence[str] = ()) -> str:
-    if spec is None:
-        return letters.upper()
-    return shard_notation(letters, [[mesh.names[a] for a in dim] for dim in spec], open_axes)
-
-
-def _plain_equation(operand_dims: Sequence[Sequence[object]], result_dims: Sequence[Sequence[object]]) -> str:
-    """Letters for contractions without an einsum string (convolutions, ragged dots): one per distinct dim."""
-    letters: dict[object, str] = {}
-    names = iter("abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz")
-
-    def spell(dims: Sequence[object]) -> str:
-        return "".join(letters.setdefault(dim or object(), next(names)) for dim in dims)
-
-    return ",".join(spell(dims) for dims in operand_dims) + "->" + spell(result_dims[0])
 
 
 def _collectives(movements: Sequence[Movement]) -> tuple[CollectiveRecord, ...]:

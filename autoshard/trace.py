@@ -82,8 +82,11 @@ class Traced:
         return frozenset(self.argument_names[position] for position in self.donated)
 
     def fingerprint(self) -> str:
-        """Return a hash of what a plan depends on: argument and result types and the named einsums."""
-        lines = [f"{name} {type_text}" for name, type_text in self.argument_types.items()]
+        """Return a hash of what a plan depends on: argument and result types and the named einsums.
+
+        It is the same whether an argument is passed by position or by keyword.
+        """
+        lines = [f"{name} {type_text}" for name, type_text in sorted(self.argument_types.items())]
         lines += [f"-> {name} {type_text}" for name, type_text in self.result_types.items()]
         lines += [self._einsum_line(e) for e in self.equations.equations if e.kind is OpKind.EINSUM]
         return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]

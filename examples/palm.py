@@ -164,7 +164,8 @@ def attention_step(q: Array, cached: Cache, new: Cache, position: Array) -> Arra
     past, own = jnp.exp(past - top), jnp.exp(own - top)
     total = jnp.sum(past, axis=-1, keepdims=True) + own
     attended = jnp.einsum("blht,btd->blhd", (past / total).astype(q.dtype), cached["values"])
-    return attended + (own / total).astype(q.dtype) * new["values"][:, :, None, :]
+    joined: Array = attended + (own / total).astype(q.dtype) * new["values"][:, :, None, :]
+    return joined
 
 
 def causal_mask(queries: Array, context: int) -> Array:

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from autoshard.cost.roofline import stream_seconds
-from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.errors import NoSolutionError
+from autoshard.search.followers import Followers
 from autoshard.search.graph import OpKind
 from autoshard.search.network import BoolArray, Network
 from autoshard.search.problem import Problem, VariableKind
@@ -26,42 +25,30 @@ _ROUNDS = 3
 """Rounds of taking away; each round takes away all that the rounds before have found."""
 _GAP = 0.03
 """Gap of each of these solves: a runner-up need not be proven best.  No time limit, so that it is the same every time."""
-_FIRST_PRICE, _PRICE_STEP, _PRICES = 1e-3, 4.0, 16
-"""Prices of a byte that are tried, as multiples of the time to stream it from HBM."""
 
 
 def distinct_solutions(
-    problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float], best: Sequence[int]
+    problem: Problem, followers: Followers, network: Network, best: Sequence[int]
 ) -> Iterator[tuple[int, ...]]:
     """Yield assignments that differ from `best`, and from all before, in the strategy of one heavy einsum.
 
-    Memory is priced, not enforced: the caller drops what does not fit.
+    Args:
+        problem: The decision problem.
+        followers: Its folded form.
+        network: The network of leaders to minimise, memory being priced in it where it binds: what is yielded may
+            not fit, which is for the caller to see.
+        best: Labels of all variables of the best plan.
     """
-    network = _priced(problem, rows, limits)
     known = [tuple(best)]
     for _ in range(_ROUNDS):
         before = list(known)
         for variable in heavy_einsums(problem, best)[:_DECISIONS]:
             taken = [same_orbit(problem, variable, labels[variable]) for labels in before]
-            found = _solve(network, variable, ~np.logical_or.reduce(taken))
-            if found is not None and found not in known:
-                known.append(found)
-                yield found
-
-
-def _priced(problem: Problem, rows: Sequence[BudgetRow], limits: Sequence[float]) -> Network:
-    """The network with memory at the lowest of some prices at which its optimum keeps the budgets."""
-    network = problem.network
-    if not rows:
-        return network
-    price = _FIRST_PRICE * float(stream_seconds(1.0, problem.mesh.slice.chip))
-    for _ in range(_PRICES):
-        network = priced(problem.network, rows, [price] * len(rows))
-        labels = solve(network, gap=_GAP).labels
-        if all(row.use(labels) <= limit for row, limit in zip(rows, limits, strict=True)):
-            break
-        price *= _PRICE_STEP
-    return network
+            allowed = ~np.logical_or.reduce(taken)
+            found = _solve(network, followers.leader[variable], allowed[followers.labels[variable]])
+            if found is not None and followers.expand(found) not in known:
+                known.append(followers.expand(found))
+                yield known[-1]
 
 
 def _solve(network: Network, variable: int, allowed: BoolArray) -> tuple[int, ...] | None:

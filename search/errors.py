@@ -15,6 +15,10 @@ class NoSolutionError(AutoshardError, ValueError):
         self.variable = variable
 
 
+class SearchError(AutoshardError, RuntimeError):
+    """The search gave up although a plan may exist; says what to change."""
+
+
 class TimeLimitError(AutoshardError, TimeoutError):
     """The time limit passed before any feasible assignment was found; there may still be one."""
 

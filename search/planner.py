@@ -16,12 +16,14 @@ import numpy as np
 from autoshard.cost.reshard import reshard_collectives
 from autoshard.cost.roofline import stream_seconds
 from autoshard.search.budget import solve_with_budgets
-from autoshard.search.budget_rows import BudgetRow
+from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.candidates import factor_shards
 from autoshard.search.diversity import distinct_solutions, heavy_einsums
+from autoshard.search.errors import SearchError
+from autoshard.search.followers import Followers, fold_followers
 from autoshard.search.memory import MemoryModel, Peak
+from autoshard.search.network import Network
 from autoshard.search.problem import REST_PRICE, Problem
-from autoshard.search.solution import Solution
 
 DEFAULT_GAP = 0.01
 """Relative distance to the proven bound at which the search may stop."""
@@ -84,24 +86,29 @@ def search_plans(
     Raises:
         BudgetError: No plan fits; carries the least use and the limit.
     """
-    memory = MemoryModel(problem)
+    memory, followers = MemoryModel(problem), fold_followers(problem)
     rows: list[BudgetRow] = []
     limits: list[float] = []
-    for _ in range(_MAX_ROWS):
+    while True:
         best = solve_with_budgets(
-            problem.network, rows, limits, gap=gap, time_limit_seconds=time_limit_seconds
+            followers.network, rows, limits, gap=gap, time_limit_seconds=time_limit_seconds
         )
-        peak = memory.peak(best.labels)
+        labels = followers.expand(best.labels)
+        peak = memory.peak(labels)
         on_step(f"{best.value * 1e3:.4g} ms, {peak.nbytes / 2**30:.2f} GiB per chip")
         if peak.nbytes <= limit_bytes * (1 + _ROUNDING):
             break
+        if len(rows) == _MAX_ROWS:
+            raise SearchError(
+                f"the plan still needs too much memory at {peak.point} after {_MAX_ROWS} points of the program were "
+                "made constraints; try another slice or mesh"
+            )
         row, constant = memory.row(peak.point)
-        rows.append(row)
+        rows.append(followers.row(row))
         limits.append(limit_bytes - constant)
-    else:
-        raise RuntimeError(f"memory rows did not settle after {_MAX_ROWS} rounds")
-    first = Candidate(best.labels, _step_seconds(problem, best.labels), peak)
-    others = _runners_up(problem, memory, rows, limits, best, limit_bytes, top_k - 1)
+    first = Candidate(labels, _step_seconds(problem, labels), peak)
+    priced_network = priced(followers.network, rows, best.prices) if best.prices else followers.network
+    others = _runners_up(problem, followers, priced_network, memory, first, limit_bytes, top_k - 1)
     candidates = sorted((first, *others), key=lambda candidate: candidate.seconds)
     bound_seconds = max(0.0, best.bound - _most_rest_seconds(problem, limit_bytes))
     return Outcome(tuple(candidates), min(bound_seconds, candidates[0].seconds), best.method)
@@ -125,19 +132,20 @@ def _most_rest_seconds(problem: Problem, limit_bytes: float) -> float:
 
 def _runners_up(
     problem: Problem,
+    followers: Followers,
+    network: Network,
     memory: MemoryModel,
-    rows: Sequence[BudgetRow],
-    limits: Sequence[float],
-    best: Solution,
+    best: Candidate,
     limit_bytes: float,
     count: int,
 ) -> list[Candidate]:
+    """The best distinct plans after the best one; memory is priced in `network` and what does not fit is dropped."""
     if count <= 0:
         return []
-    notable = _NOTABLE * best.value
+    notable = _NOTABLE * best.seconds
     seen = {signature(problem, best.labels, notable)}
     found: list[Candidate] = []
-    for number, labels in enumerate(distinct_solutions(problem, rows, limits, best.labels)):
+    for number, labels in enumerate(distinct_solutions(problem, followers, network, best.labels)):
         if number >= _HEAVY and len(found) >= count:
             break
         mark = signature(problem, labels, notable)

@@ -1,5 +1,7 @@
 """The best assignment of a network: reduce, take apart, solve each part exactly or as well as time allows."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic
 
 import networkx as nx
@@ -7,7 +9,7 @@ import numpy as np
 
 from autoshard.search.branch import BranchAndBound, Effort
 from autoshard.search.network import Network
-from autoshard.search.reduction import reduce
+from autoshard.search.reduction import Reduced, reduce
 from autoshard.search.solution import Solution
 
 _METHODS = ("elimination", "bound only", "branch and bound")  # a later one overrules in the whole's name
@@ -43,15 +45,16 @@ def solve(
         raise ValueError(f"gap and time limit must not be negative, got {gap} and {time_limit_seconds}")
     deadline = np.inf if time_limit_seconds is None else monotonic() + time_limit_seconds
     reduced = reduce(network)
-    labels = [0] * network.n_variables
-    bound, methods = 0.0, {"elimination"}
-    for part in connected_parts(reduced.network):
-        found = _solve_part(reduced.network.subnetwork(part), gap, deadline, effort or Effort())
-        bound += found.bound
-        methods.add(found.method)
-        for i, label in zip(part, found.labels, strict=True):
-            labels[i] = label
-    return _whole(network, reduced.original(labels), bound, methods)
+    parts = connected_parts(reduced.network)
+    apart = [reduced.network.subnetwork(part) for part in parts]
+    found = [_solve_part(each, gap, deadline, effort or Effort()) for each in apart]
+    whole = _whole(network, reduced, parts, found)
+    if (
+        whole.gap > gap and monotonic() < deadline
+    ):  # parts of opposite sign: the sum is small, their gaps are not
+        found = [_solved_out(*pair, deadline, effort or Effort()) for pair in zip(apart, found, strict=True)]
+        whole = _whole(network, reduced, parts, found)
+    return whole
 
 
 def connected_parts(network: Network) -> list[list[int]]:
@@ -70,9 +73,25 @@ def _solve_part(network: Network, gap: float, deadline: float, effort: Effort) -
     return BranchAndBound(network, gap=gap, deadline=deadline, effort=effort).run()
 
 
-def _whole(network: Network, labels: tuple[int, ...], bound: float, methods: set[str]) -> Solution:
-    """Value of the whole; parts that are all exact make an exact whole whatever the order of summation."""
-    value = network.value(labels)
-    exact = methods == {"elimination"} or value - bound <= 1e-9 * abs(value)
-    method = max(methods, key=_METHODS.index)
-    return Solution(labels, value, value if exact else min(bound, value), method)
+def _solved_out(network: Network, known: Solution, deadline: float, effort: Effort) -> Solution:
+    """A part's optimum, or what is better of what is known and what is found in time."""
+    if known.gap == 0:
+        return known
+    again = _solve_part(network, 0.0, deadline, effort)
+    best = min(again, known, key=lambda solution: solution.value)
+    return replace(best, bound=max(again.bound, known.bound))
+
+
+def _whole(
+    network: Network, reduced: Reduced, parts: Sequence[Sequence[int]], found: Sequence[Solution]
+) -> Solution:
+    """The parts put together; when all are exact so is the whole, whatever the order of summation."""
+    labels = [0] * network.n_variables
+    for part, solution in zip(parts, found, strict=True):
+        for i, label in zip(part, solution.labels, strict=True):
+            labels[i] = label
+    original = reduced.original(labels)
+    value, bound = network.value(original), sum(solution.bound for solution in found)
+    exact = all(solution.gap == 0 for solution in found) or value - bound <= 1e-9 * abs(value)
+    method = max((solution.method for solution in found), key=_METHODS.index, default=_METHODS[0])
+    return Solution(original, value, value if exact else min(bound, value), method)

@@ -1,4 +1,4 @@
-"""Plans that several tests apply: of the tiny examples in float32 and of a scanned MLP, on eight CPU devices."""
+"""Plans that several tests apply: of the tiny examples in float32 and of a scanned MLP, on eight devices."""
 
 import functools
 import importlib.util

@@ -22,12 +22,13 @@ from autoshard.plan import Plan
 from autoshard.specs import parse_spec, rank_of, to_partition_spec
 from autoshard.trace import trace
 
-QUICK = {"compiler_options": {"xla_backend_optimization_level": "0"}}
+QUICK: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": "0"}}
 """These programs run once: compile time is all."""
 
 
 def same(left: Any, right: Any, rtol: float = 1e-4, atol: float = 1e-5) -> None:
-    assert jax.tree.structure(left) == jax.tree.structure(right)
+    left_tree: Any = jax.tree.structure(left)
+    assert left_tree == jax.tree.structure(right)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), left, right)
 
 

@@ -210,8 +210,8 @@ def test_gradients_are_those_of_the_function(program: str) -> None:
         return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(f(*args)))
 
     args = arrays(*types)
-    gradients = [jax.jit(jax.grad(functools.partial(loss, f)))(*args) for f in (planned, fn)]
-    np.testing.assert_allclose(*gradients, rtol=2e-4, atol=1e-5)
+    found, expected = (jax.jit(jax.grad(functools.partial(loss, f)))(*args) for f in (planned, fn))
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
 
 
 def test_derivative_rules_are_kept() -> None:

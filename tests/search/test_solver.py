@@ -65,6 +65,26 @@ def test_the_gap_asked_for_is_kept(networks: Networks, ranked: Ranked, data: st.
     assert solution.gap <= 0.2 + 1e-12
 
 
+def test_the_gap_is_kept_where_parts_of_opposite_sign_nearly_cancel() -> None:
+    """Two frustrated 4-cliques, each good enough at a gap of 40 %, whose sum is not."""
+    rng = np.random.default_rng(8)
+    network = Network()
+    for offset in (10.0, -13.0):
+        first = network.n_variables
+        for _ in range(4):
+            network.add_variable(3)
+        network.add_unary(first, [offset] * 3)
+        for i in range(first, first + 4):
+            for j in range(first, i):
+                network.add_pairwise(i, j, rng.random((3, 3)))
+    apart = [solve(network.subnetwork(range(first, first + 4)), gap=0.4, effort=BRANCH) for first in (0, 4)]
+    value, bound = (sum(part.value for part in apart), sum(part.bound for part in apart))
+    assert value - bound > 0.4 * abs(value)
+    solution = solve(network, gap=0.4, effort=BRANCH)
+    assert solution.gap <= 0.4
+    assert solution.value == pytest.approx(solve(network).value)
+
+
 def test_a_hard_small_network_is_branched_on() -> None:
     """A frustrated 5-clique: its linear relaxation is loose, so bounds alone cannot close it."""
     rng = np.random.default_rng(3)
