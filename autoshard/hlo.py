@@ -223,7 +223,7 @@ def _parse_instruction(line: str, match: re.Match[str]) -> Instruction:
 
 
 def _parse_attributes(text: str) -> dict[str, str]:
-    """Attributes by name; the device order of a mesh of replica groups belongs to the groups, in spite of its comma."""
+    """Attributes by name; the device order of replica groups belongs to them, in spite of its comma."""
     attributes: dict[str, str] = {}
     name = ""
     for part in split_top_level(text):

@@ -80,7 +80,7 @@ def load_record(path: str | os.PathLike[str], kind: type[R]) -> R:
 
 
 def save_record(record: Record, path: str | os.PathLike[str]) -> None:
-    """Write `record` to `path` in one step, making its directory; raises `PlanError` where that cannot be done."""
+    """Write `record` to `path` in one step, making its directory; raises `PlanError` where it cannot."""
     text = format_record(record)
     check_writable(path)
     target = Path(os.path.realpath(path))

@@ -93,7 +93,8 @@ class CollectiveRecord(Record, frozen=True, kw_only=True):
     """One collective of an einsum or a tensor.
 
     Attributes:
-        kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute; or copy, a reshard's traffic in HBM.
+        kind: all-gather, reduce-scatter, all-reduce, all-to-all or collective-permute; or copy, a reshard's
+            traffic in HBM.
         axes: the mesh axes that take part, joined by ``,``.
         bytes_per_chip: what one chip holds of the tensor: after an all-gather, before any other kind.
         seconds: predicted time of one execution.
@@ -116,8 +117,8 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
         equation: such as ``be,ef->bf``.
         trips: how often it runs in one step.
         layout: the layout in the paper's notation, such as ``BE_x,E_xF_yz->BF_yz``.
-        operands: spec text of each operand as the einsum reads it, after the specs it passes through on the way, joined by
-            `` > ``; None where it is left to the compiler.
+        operands: spec text of each operand as the einsum reads it, after the specs it passes through on the
+            way, joined by `` > ``; None where it is left to the compiler.
         result: spec texts that the result passes through, likewise; None where it is left to the compiler.
         collectives: what moves before and after it.
         compute_seconds: time of the matrix units.
@@ -141,7 +142,7 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
 
 
 class TensorRecord(Record, frozen=True, kw_only=True):
-    """One constrained value that is no einsum's result, such as a residual add; `spec` is None while it is an open sum."""
+    """One constrained value that is no einsum's result; `spec` is None while it is an open sum."""
 
     name: str
     source: str

@@ -63,10 +63,11 @@ def _peaks(**by_dtype: Quantity) -> dict[str, Quantity]:
 
 
 _JOINT = (
-    "published collectives over two and more ring dims, each as the share reached of the links beyond one ring: all-reduce "
-    "on v6e 16x16 at 236e9 of 360e9 byte/s: 0.31; FSDP all-gather on tpu7x 4x8x8 at 230e9 byte/s over dims of 200e9: 0.08 to "
-    "0.15; its reduce-scatter at 366e9: 0.42 to 0.83; weight gathering on v4 4x4x4 (arXiv:2211.05102 fig. 7, 235 ms per "
-    "layer for 9.4 GB, 40e9 byte/s): 0. The mean, rounded; the spread is wide"
+    "published collectives over two and more ring dims, each as the share reached of the links beyond one "
+    "ring: all-reduce on v6e 16x16 at 236e9 of 360e9 byte/s: 0.31; FSDP all-gather on tpu7x 4x8x8 at 230e9 "
+    "byte/s over dims of 200e9: 0.08 to 0.15; its reduce-scatter at 366e9: 0.42 to 0.83; weight gathering on "
+    "v4 4x4x4 (arXiv:2211.05102 fig. 7, 235 ms per layer for 9.4 GB, 40e9 byte/s): 0. The mean, rounded; the "
+    "spread is wide"
 )
 
 _TPU_LATENCY = {

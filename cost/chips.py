@@ -44,7 +44,7 @@ class Chip:
         dcn_bytes_per_second: Share of one chip in its host's network, one direction.
         dcn_base_seconds: Time of a collective of no bytes between slices.
         exposed_ici_fraction: Share of the interconnect time that compute does not hide.
-        joint_dim_fraction: Share that a collective reaches of the links beyond the two per chip of a single ring.
+        joint_dim_fraction: Share reached of the links beyond the two per chip of a single ring.
         peak_flops_per_second: Peak by dtype name; use `peak` for any dtype.
         quantities: Unit, provenance and source of each number; use `source`.
     """

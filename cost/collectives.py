@@ -12,12 +12,12 @@ group and W the bandwidth into one chip:
 
 Bandwidth. The paper divides by one number (270e9 B/s for v4), the sum of all six links; here W is the sum
 over the torus dims that the group spans: two links per dim that is a ring, one link per dim that is a line
-(its end chips have only one). One ring through all chips of a group keeps two links of each busy; links beyond
-these two need several rings at once, which published collectives reach only in part: they count by
-``joint_dim_fraction`` (see the chip table). Dims of very different bandwidth cannot all be kept busy: for every set S of
-dims, the n/n_S chips that agree in S lack ``D (1 - 1/n_S)`` between them, which must come over their links
-in S, so the time is at least ``D (1 - 1/n_S) / (n/n_S W_S)``. Mixing the orders in which dims are gathered
-reaches the largest of these bounds. Parts of a torus dim:
+(its end chips have only one). One ring through all chips of a group keeps two links of each busy; links
+beyond these two need several rings at once, which published collectives reach only in part: they count by
+``joint_dim_fraction`` (see the chip table). Dims of very different bandwidth cannot all be kept busy: for
+every set S of dims, the n/n_S chips that agree in S lack ``D (1 - 1/n_S)`` between them, which must come
+over their links in S, so the time is at least ``D (1 - 1/n_S) / (n/n_S W_S)``. Mixing the orders in which
+dims are gathered reaches the largest of these bounds. Parts of a torus dim:
 
 * axes of one dim that continue each other act as one axis; otherwise they take turns, least bandwidth first;
 * neighbours at stride s are s links apart, and s interleaved groups share every link: W is divided by s;

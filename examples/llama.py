@@ -146,8 +146,8 @@ def attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
 def attention_step(q: Array, cached: Layer, new: Layer, position: Array) -> Array:
     """Attention of one new token per sequence: over what is cached before `position`, and over itself.
 
-    The cache is only read here, [b, k, t, d], and the new key and value [b, k, 1, d] stand beside it: so a layer
-    need not write its cache before it reads it, and the step writes at its end.
+    The cache is only read here, [b, k, t, d], and the new key and value [b, k, 1, d] stand beside it: so a
+    layer need not write its cache before it reads it, and the step writes at its end.
     """
     scale = q.shape[-1] ** -0.5
     before = jnp.where(jnp.arange(cached["keys"].shape[2]) < position, 0.0, -1e30)
@@ -259,8 +259,8 @@ def decode(
 ) -> tuple[Array, Cache]:
     """Decodes one token more of every sequence; `tokens` [b] stand at `position`, a scalar int32 for all.
 
-    Gives the logits [b, v] and the cache with the new keys and values in it. The layers only read the cache; what
-    they add is written at the end with `dynamic_update_slice`: a donated cache is updated in place.
+    Gives the logits [b, v] and the cache with the new keys and values in it. The layers only read the cache;
+    what they add is written at the end with `dynamic_update_slice`: a donated cache is updated in place.
     """
     cos, sin = rope_angles(position[None], config)
 

@@ -153,13 +153,14 @@ def attention(q: Array, keys: Array, values: Array, mask: Array) -> Array:
 def attention_step(q: Array, cached: Cache, new: Cache, position: Array) -> Array:
     """Attention of one new token per sequence: over what is cached before `position`, and over itself.
 
-    The cache is only read here, [b, t, d], and the new key and value [b, 1, d] stand beside it: so a layer need
-    not write its cache before it reads it, and the step writes all layers at once at its end.
+    The cache is only read here, [b, t, d], and the new key and value [b, 1, d] stand beside it: so a layer
+    need not write its cache before it reads it, and the step writes all layers at once at its end.
     """
     scale = q.shape[-1] ** -0.5
     before = jnp.where(jnp.arange(cached["keys"].shape[1]) < position, 0.0, -1e30)
-    past = jnp.einsum("blhd,btd->blht", q, cached["keys"], preferred_element_type=jnp.float32) * scale + before
+    past = jnp.einsum("blhd,btd->blht", q, cached["keys"], preferred_element_type=jnp.float32)
     own = jnp.einsum("blhd,bsd->blhs", q, new["keys"], preferred_element_type=jnp.float32) * scale
+    past = past * scale + before
     top = jnp.maximum(jnp.max(past, axis=-1, keepdims=True), own)
     past, own = jnp.exp(past - top), jnp.exp(own - top)
     total = jnp.sum(past, axis=-1, keepdims=True) + own
@@ -250,8 +251,8 @@ def decode(
 ) -> tuple[Array, Cache]:
     """Decodes one token more of every sequence; `tokens` [b] stand at `position`, a scalar int32 for all.
 
-    Gives the logits [b, v] and the cache with the new keys and values in it. The layers only read the cache; what
-    they add is written at the end with one `dynamic_update_slice`: a donated cache is updated in place.
+    Gives the logits [b, v] and the cache with the new keys and values in it. The layers only read the cache;
+    what they add is written at the end with one `dynamic_update_slice`: a donated cache is updated in place.
     """
     cos, sin = rope_angles(position[None], config)
 

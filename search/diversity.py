@@ -1,63 +1,62 @@
-"""Distinct runners-up: for each heavy einsum, the best plan that shards it in another way.
+"""The best plans that differ in substance: in how the heavy einsums are cut, not in the names of axes.
 
-The tiers above re-rank a few plans, so these should differ in substance.  The k cheapest assignments do not:
-they differ in how a scalar is laid out, or in the names of equal axes.  So one decision at a time is taken
-away, with all its images under a renaming of equal axes, and the problem solved again: each runner-up is the
-optimum under one decision being different.  When that gives too few, what was found is taken away too.
+The tiers above re-rank a few plans.  The cheapest assignments would waste their time: they differ in how a
+scalar is laid out, or are one plan with equal axes renamed.  So two plans count as the same when every
+heavy einsum cuts its factors alike up to a renaming of axes of equal size and bandwidth, and of each kind
+only the best is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from autoshard.search.errors import NoSolutionError
+from autoshard.cost.torus import TorusMesh
 from autoshard.search.followers import Followers
 from autoshard.search.graph import OpKind
-from autoshard.search.network import BoolArray, Network
+from autoshard.search.k_best import k_best
+from autoshard.search.network import Network
 from autoshard.search.problem import Problem, VariableKind
-from autoshard.search.solver import solve
 
-_DECISIONS = 6
-"""Einsums whose decision is taken away, heaviest first."""
-_ROUNDS = 3
-"""Rounds of taking away; each round takes away all that the rounds before have found."""
-_GAP = 0.03
-"""Gap of each of these solves: a runner-up need not be proven best.  No time limit, so that it is the same every time."""
+HEAVY = 6
+"""Einsums that make two plans different, heaviest first."""
+
+_Permutation = npt.NDArray[np.intp]
 
 
 def distinct_solutions(
-    problem: Problem, followers: Followers, network: Network, best: Sequence[int]
-) -> Iterator[tuple[int, ...]]:
-    """Yield assignments that differ from `best`, and from all before, in the strategy of one heavy einsum.
+    problem: Problem, followers: Followers, network: Network, best: Sequence[int], count: int
+) -> list[tuple[int, ...]]:
+    """Return the `count` best assignments of distinct kinds, best first; fewer when there are no more.
 
     Args:
         problem: The decision problem.
         followers: Its folded form.
-        network: The network of leaders to minimise, memory being priced in it where it binds: what is yielded may
-            not fit, which is for the caller to see.
-        best: Labels of all variables of the best plan.
+        network: The network of leaders to minimise, memory being priced in it where it binds: what is
+            returned may not fit, which is for the caller to see.
+        best: Labels of all variables of the best plan; tells which einsums are heavy.
+        count: How many.
     """
-    known = [tuple(best)]
-    for _ in range(_ROUNDS):
-        before = list(known)
-        for variable in heavy_einsums(problem, best)[:_DECISIONS]:
-            taken = [same_orbit(problem, variable, labels[variable]) for labels in before]
-            allowed = ~np.logical_or.reduce(taken)
-            found = _solve(network, followers.leader[variable], allowed[followers.labels[variable]])
-            if found is not None and followers.expand(found) not in known:
-                known.append(followers.expand(found))
-                yield known[-1]
+    heavy = heavy_einsums(problem, best)[:HEAVY]
+    if not heavy:
+        return [tuple(best)]
+    kinds = {number: kinds_of(problem, number) for number in heavy}
 
+    def signature(labels: tuple[int, ...]) -> Hashable:
+        own = {number: followers.labels[number][labels[followers.leader[number]]] for number in heavy}
+        return tuple(kinds[number][label] for number, label in own.items())
 
-def _solve(network: Network, variable: int, allowed: BoolArray) -> tuple[int, ...] | None:
-    if not allowed.any():
-        return None
-    try:
-        return solve(network.restricted({variable: allowed}), gap=_GAP).labels
-    except NoSolutionError:
-        return None  # nothing without this decision: no runner-up of this kind
+    found = k_best(
+        network,
+        count,
+        signature=signature,
+        keys=sorted({followers.leader[number] for number in heavy}),
+        symmetries=list(_symmetries(problem, followers)),
+    )
+    return [followers.expand(solution.labels) for solution in found]
 
 
 def heavy_einsums(problem: Problem, labels: Sequence[int]) -> list[int]:
@@ -80,15 +79,36 @@ def heavy_einsums(problem: Problem, labels: Sequence[int]) -> list[int]:
     return sorted(seconds, key=lambda number: -seconds[number])
 
 
-def same_orbit(problem: Problem, variable: int, label: int) -> BoolArray:
-    """[K] mask of the labels that are `label` up to a renaming of axes of equal size and bandwidth."""
+def kinds_of(problem: Problem, variable: int) -> list[tuple[tuple[int, ...], ...]]:
+    """For each label of a variable what it is up to a renaming of equal axes."""
     codes = problem.variables[variable].codes
+    groups = equal_axes(problem.mesh)
+    return [tuple(tuple(sorted(int(code[axis]) for axis in axes)) for axes in groups) for code in codes]
+
+
+def equal_axes(mesh: TorusMesh) -> list[list[int]]:
+    """Mesh axes grouped by what collectives over them cost: size, stride, and the torus dim they lie on."""
     groups: dict[object, list[int]] = {}
-    wraps = problem.mesh.slice.wraps
-    for number, axis in enumerate(problem.mesh.axes):
-        ring = axis.torus_dim >= 0 and wraps[axis.torus_dim]
-        groups.setdefault((axis.size, axis.stride, ring, axis.torus_dim < 0), []).append(number)
-    mask: BoolArray = np.ones(len(codes), dtype=bool)
-    for axes in groups.values():
-        mask &= (np.sort(codes[:, axes], axis=1) == np.sort(codes[label, axes])).all(axis=1)
-    return mask
+    for number, axis in enumerate(mesh.axes):
+        dim = axis.torus_dim
+        place = (mesh.slice.topology[dim], mesh.slice.wraps[dim]) if dim >= 0 else ()
+        groups.setdefault((axis.size, axis.stride, place), []).append(number)
+    return list(groups.values())
+
+
+def _symmetries(problem: Problem, followers: Followers) -> Iterator[list[_Permutation]]:
+    """Label permutations of the leaders that rename equal axes, the identity left out."""
+    groups = equal_axes(problem.mesh)
+    leads = [followers.leader.index(lead) for lead in range(followers.network.n_variables)]
+    for orders in itertools.product(*(itertools.permutations(axes) for axes in groups)):
+        renamed = list(range(len(problem.mesh.axes)))
+        for axes, order in zip(groups, orders, strict=True):
+            for axis, other in zip(axes, order, strict=True):
+                renamed[axis] = other
+        if renamed != sorted(renamed):
+            yield [_renaming(problem.variables[n].codes[followers.labels[n]], renamed) for n in leads]
+
+
+def _renaming(codes: npt.NDArray[np.int8], renamed: Sequence[int]) -> _Permutation:
+    index = {tuple(code): label for label, code in enumerate(codes.tolist())}
+    return np.array([index[tuple(code)] for code in codes[:, list(renamed)].tolist()], dtype=np.intp)

@@ -1,12 +1,13 @@
 """Elementwise chains as followers: ops that keep one layout share one decision, which keeps the search small.
 
-Softmax, norms, rotary embedding and activations are chains of ops on tensors of one shape.  To change the layout in the middle of
-such a chain is never better than to change it before or after, unless the chain changes the element type on the way; so an
-op follows another when it reads, in the same layout, a tensor of its result's shape that the other makes, and at most one
-reader outside the chain wants that tensor.  The search is exact over the plans in which followers follow.
+Softmax, norms, rotary embedding and activations are chains of ops on tensors of one shape.  To change the
+layout in the middle of such a chain gains next to nothing over changing it before or after (it can gain
+where the chain changes the element type on the way); so an op follows another when it reads, in the same
+layout, a tensor that the other makes, and at most one reader outside the chain wants that tensor.  The
+search is exact over the plans in which followers follow.
 
-A follower's labels are a function of the leader's: `Followers.network` holds leaders only, and `expand` turns its labels
-into those of all variables.
+A follower's labels are a function of the leader's: `Followers.network` holds leaders only, and `expand`
+turns its labels into those of all variables.
 """
 
 from __future__ import annotations
@@ -142,10 +143,10 @@ def _leaves(problem: Problem, value: int) -> bool:
 
 
 def _split_dims(op: Op) -> dict[int, int] | None:
-    """The result dim behind each factor that may be split; None when strategies and layouts do not determine each other.
+    """The result dim of each factor that may be split; None when strategy and layout do not fix each other.
 
-    Every result must show every such factor at the same dim: then a strategy is the layout of the results, and both are
-    the same vector of dims.
+    Every result must show every such factor at the same dim: then a strategy is the layout of the results,
+    and both are the same vector of dims.
     """
     if op.kind in _OWN_DECISION or op.linear:
         return None

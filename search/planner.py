@@ -18,7 +18,7 @@ from autoshard.cost.roofline import stream_seconds
 from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.candidates import factor_shards
-from autoshard.search.diversity import distinct_solutions, heavy_einsums
+from autoshard.search.diversity import HEAVY, distinct_solutions, heavy_einsums
 from autoshard.search.errors import SearchError
 from autoshard.search.followers import Followers, fold_followers
 from autoshard.search.memory import MemoryModel, Peak
@@ -29,7 +29,10 @@ DEFAULT_GAP = 0.01
 """Relative distance to the proven bound at which the search may stop."""
 _MAX_ROWS = 40
 _ROUNDING = 1e-9
-_HEAVY = 6
+_DEARER = (1.0, 2.0, 8.0)
+"""Prices of memory for runners-up, as multiples of those that the best plan is found at."""
+_SPARE = 2
+"""Runners-up asked for, as a multiple of those wanted: some do not fit."""
 _NOTABLE = 0.005
 """Share of the step from which on a collective makes two plans different."""
 
@@ -100,15 +103,15 @@ def search_plans(
             break
         if len(rows) == _MAX_ROWS:
             raise SearchError(
-                f"the plan still needs too much memory at {peak.point} after {_MAX_ROWS} points of the program were "
-                "made constraints; try another slice or mesh"
+                f"the plan still needs too much memory at op {peak.point} after {_MAX_ROWS} points of the "
+                "program were made constraints; try another slice or mesh"
             )
         row, constant = memory.row(peak.point)
         rows.append(followers.row(row))
         limits.append(limit_bytes - constant)
     first = Candidate(labels, _step_seconds(problem, labels), peak)
-    priced_network = priced(followers.network, rows, best.prices) if best.prices else followers.network
-    others = _runners_up(problem, followers, priced_network, memory, first, limit_bytes, top_k - 1)
+    networks = _priced_networks(followers.network, rows, best.prices)
+    others = _runners_up(problem, followers, networks, memory, first, limit_bytes, top_k - 1)
     candidates = sorted((first, *others), key=lambda candidate: candidate.seconds)
     bound_seconds = max(0.0, best.bound - _most_rest_seconds(problem, limit_bytes))
     return Outcome(tuple(candidates), min(bound_seconds, candidates[0].seconds), best.method)
@@ -130,30 +133,41 @@ def _most_rest_seconds(problem: Problem, limit_bytes: float) -> float:
     return REST_PRICE * stream_seconds(min(limit_bytes, at_rest) + others, problem.mesh.slice.chip)
 
 
+def _priced_networks(network: Network, rows: Sequence[BudgetRow], prices: Sequence[float]) -> list[Network]:
+    """The network with memory at the prices of the best plan, then dearer, so that more of its plans fit."""
+    if not any(prices):
+        return [network]
+    return [priced(network, rows, [price * factor for price in prices]) for factor in _DEARER]
+
+
 def _runners_up(
     problem: Problem,
     followers: Followers,
-    network: Network,
+    networks: Sequence[Network],
     memory: MemoryModel,
     best: Candidate,
     limit_bytes: float,
     count: int,
 ) -> list[Candidate]:
-    """The best distinct plans after the best one; memory is priced in `network` and what does not fit is dropped."""
+    """The best distinct plans after the best one.
+
+    Memory is priced in `networks`, ever dearer; what does not fit is dropped.
+    """
     if count <= 0:
         return []
     notable = _NOTABLE * best.seconds
     seen = {signature(problem, best.labels, notable)}
     found: list[Candidate] = []
-    for number, labels in enumerate(distinct_solutions(problem, followers, network, best.labels)):
-        if number >= _HEAVY and len(found) >= count:
+    for network in networks:
+        for labels in distinct_solutions(problem, followers, network, best.labels, _SPARE * (count + 1)):
+            mark = signature(problem, labels, notable)
+            peak = memory.peak(labels)
+            if mark in seen or peak.nbytes > limit_bytes:
+                continue
+            seen.add(mark)
+            found.append(Candidate(labels, _step_seconds(problem, labels), peak))
+        if len(found) >= count:
             break
-        mark = signature(problem, labels, notable)
-        peak = memory.peak(labels)
-        if mark in seen or peak.nbytes > limit_bytes:
-            continue
-        seen.add(mark)
-        found.append(Candidate(labels, _step_seconds(problem, labels), peak))
     return sorted(found, key=lambda c: c.seconds)[:count]
 
 
@@ -163,7 +177,7 @@ def signature(problem: Problem, labels: Sequence[int], notable_seconds: float) -
     That is how it cuts the heavy einsums, and its notable collectives by value, kind, group size and bytes.
     """
     parts: list[tuple[object, ...]] = []
-    for number in heavy_einsums(problem, labels)[:_HEAVY]:
+    for number in heavy_einsums(problem, labels)[:HEAVY]:
         variable = problem.variables[number]
         op = problem.graph.ops[variable.subject]
         shards = factor_shards(variable.codes[[labels[number]]], len(op.factors), problem.mesh)[0]

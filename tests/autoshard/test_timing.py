@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from autoshard import timing_worker
 from autoshard.cost.torus import MeshAxis
 from autoshard.programs import Program, abstract_mesh, export_program
-from autoshard.timing_worker import TimingResult, time_all
+from autoshard.timing_bench import TimingResult
+from autoshard.timing_worker import time_all
 from autoshard.workers import run_jobs
 
 AXES = (MeshAxis("x", 2, 0, 1), MeshAxis("y", 2, 1, 1))

@@ -36,7 +36,7 @@ def test_all_gather_on_a_ring_uses_both_directions() -> None:
 
 
 def full_bandwidth(slice_name: str) -> TorusMesh:
-    """The native mesh on a chip whose joint torus dims reach the sum of their links, as the paper and the book assume."""
+    """The native mesh on a chip whose joint torus dims reach the sum of their links, as the paper assumes."""
     real = parse_slice(slice_name)
     ideal = real.chip.with_values("assumed", "the paper's sum of all links", joint_dim_fraction=1.0)
     return native_mesh(dataclasses.replace(real, chip=ideal))
@@ -50,7 +50,8 @@ def test_bandwidths_of_torus_dims_add_to_the_paper_s_270() -> None:
 
 def test_links_beyond_one_ring_count_in_part() -> None:
     # Three ring dims of v4 are six links of 45e9; two make a ring, the other four count by 0.25.
-    assert link_seconds(Kind.ALL_GATHER, (0, 1, 2), CUBE, 64e6) == pytest.approx(63e6 / ((2 + 0.25 * 4) * LINK))
+    seconds = link_seconds(Kind.ALL_GATHER, (0, 1, 2), CUBE, 64e6)
+    assert seconds == pytest.approx(63e6 / ((2 + 0.25 * 4) * LINK))
     # A 2x2 square of one link per dim is itself a ring of four: nothing is lost.
     square = native_mesh(parse_slice("v5e:2x2"))
     assert link_seconds(Kind.ALL_GATHER, (0, 1), square, 4e6) == pytest.approx(3e6 / (2 * LINK))

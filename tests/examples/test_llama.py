@@ -205,7 +205,8 @@ def test_a_prompt_that_does_not_split_says_what_to_do() -> None:
 @pytest.mark.parametrize("config", [llama.LLAMA3_8B, llama.LLAMA3_8B_UNROLLED, llama.LLAMA3_70B])
 def test_decode_flops_are_two_per_parameter(config: Any) -> None:
     batch, context = 32, 4096
-    # Every head scores the cache and the new key (2 flops each) and sums the cached values; the new one is a product.
+    # Every head scores the cache and the new key (2 flops each) and sums the cached values; the new
+    # value is a product.
     attention = 2 * batch * config.layers * config.heads * config.d_head * (2 * context + 1)
     flops = dot_flops(jaxpr_of(llama.decode_target(config, batch, context))) - attention
     layer = sum(prod(shape) for shape in llama.layer_shapes(config).values() if len(shape) == 2)

@@ -166,7 +166,8 @@ def test_attention_by_hand() -> None:
 def test_a_step_attends_to_the_cache_and_to_itself_by_hand() -> None:
     q = jnp.array([[[[2.0, 0.0]]]])
     cached = {"keys": jnp.array([[[0.0, 1.0], [5.0, 5.0]]]), "values": jnp.array([[[0.0, 1.0], [9.0, 9.0]]])}
-    new = {"keys": jnp.array([[[1.0, 0.0]]]), "values": jnp.array([[[1.0, 0.0]]])}  # of the cache only one is written
+    # Of the cache only the first position is written.
+    new = {"keys": jnp.array([[[1.0, 0.0]]]), "values": jnp.array([[[1.0, 0.0]]])}
     attended = jax.jit(palm.attention_step)(q, cached, new, jnp.array(1))
     odds = np.exp(2 / 2**0.5)
     np.testing.assert_allclose(attended[0, 0, 0], [odds / (odds + 1), 1 / (odds + 1)], rtol=1e-5)
@@ -255,7 +256,8 @@ def test_int8_is_the_model_with_rounded_weights() -> None:
 @pytest.mark.parametrize("config", [palm.PALM_8B, palm.PALM_62B, palm.PALM_540B, palm.PALM_540B_INT8])
 def test_decode_flops_are_two_per_parameter(config: Any) -> None:
     batch, context = 64, 2048
-    # Every head scores the cache and the new key (2 flops each) and sums the cached values; the new one is a product.
+    # Every head scores the cache and the new key (2 flops each) and sums the cached values; the new
+    # value is a product.
     attention = 2 * batch * config.layers * config.heads * config.d_head * (2 * context + 1)
     flops = dot_flops(jaxpr_of(palm.decode_target(config, batch, context))) - attention
     matrices = config.vocab * config.d_model + sum(prod(s) for s in palm.matrix_shapes(config).values())
