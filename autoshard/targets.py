@@ -118,14 +118,15 @@ def _load_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, resolved)
-    if spec is None or spec.loader is None:
+    if spec is None:
         raise TargetError(f"`{path}` is not a Python file: {_FORM}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if str(resolved.parent) not in sys.path:
         sys.path.insert(0, str(resolved.parent))
     try:
-        spec.loader.exec_module(module)
+        # From the source, never from cached bytecode: that is stale when a file is edited within a second.
+        exec(compile(resolved.read_bytes(), str(resolved), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[name]
         raise TargetError(f"`{path}` cannot be loaded: {type(error).__name__}: {error}") from error

@@ -131,6 +131,8 @@ def serve(handle: Callable[[_Request, Callable[[str], None]], Any], request_type
     connection = Connection(int(sys.argv[1]))
 
     def send(message: _Message) -> None:
+        sys.stdout.flush()  # what the job printed belongs to its log, so it must be out before the answer is
+        sys.stderr.flush()
         connection.send_bytes(msgspec.msgpack.encode(message))
 
     while True:
