@@ -111,6 +111,9 @@ def constraints_of(plan: Plan, equations: Equations) -> Constraints:
         chain = _chain(tensor.spec, equations, equation.results[0])
         if equation.eqn is not None:
             results[equation.path] = (chain,)
+            if tensor.operands:
+                pairs = zip(tensor.operands, equation.operands, strict=True)
+                operands[equation.path] = tuple(_chain(text, equations, value) for text, value in pairs)
         elif chain:
             slots[equation.path] = chain[-1]
     return Constraints(operands, results, slots)

@@ -142,11 +142,15 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
 
 
 class TensorRecord(Record, frozen=True, kw_only=True):
-    """One constrained value that is no einsum's result; `spec` is None while it is an open sum."""
+    """One constrained value that is no einsum's result; `spec` is None while it is an open sum.
+
+    `operands` pins what its op reads, where a stored array (a table that is looked up) is resharded for it.
+    """
 
     name: str
     source: str
     spec: str | None
+    operands: tuple[str | None, ...] = ()
     trips: int
     collectives: tuple[CollectiveRecord, ...] = ()
     hbm_seconds: float

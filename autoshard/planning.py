@@ -71,7 +71,7 @@ def make_plan(
         arguments=_arguments(traced, problem.graph, decisions),
         results=_results(traced, problem.graph, decisions),
         einsums=tuple(_einsum(d, mesh) for d in decisions.ops if d.op.kind is OpKind.EINSUM),
-        tensors=tuple(_tensor(d, mesh) for d in decisions.ops if _is_tensor(d)),
+        tensors=tuple(_tensor(d, problem.graph, mesh) for d in decisions.ops if _is_tensor(d)),
         predicted=_prediction(traced, problem, candidate, outcome, decisions),
         versions=_versions(),
         coverage=_coverage(problem.graph),
@@ -164,12 +164,27 @@ def _is_loop_slot(decision: OpDecision) -> bool:
     return ":carry" in decision.op.path or ":y" in decision.op.path
 
 
-def _tensor(decision: OpDecision, mesh: TorusMesh) -> TensorRecord:
+def _pinned_operands(decision: OpDecision, graph: Graph, mesh: TorusMesh) -> tuple[str | None, ...]:
+    """Specs of stored operands that are resharded for an op; empty when there are none.
+
+    Left to itself the partitioner would look a table up where it lies and reduce the whole result.
+    """
+    names = {movement.tensor for movement in decision.movements}
+    stored = [graph.values[value] for value in decision.op.operands]
+    moved = [value.stored_bytes > 0 and value.name in names for value in stored]
+    if not any(moved) or decision.op.kind is OpKind.IDENTITY:
+        return ()
+    pairs = zip(decision.operands, moved, strict=True)
+    return tuple(_chain(chain, mesh) if pinned else None for chain, pinned in pairs)
+
+
+def _tensor(decision: OpDecision, graph: Graph, mesh: TorusMesh) -> TensorRecord:
     op = decision.op
     return TensorRecord(
         name=op.name,
         source=op.source,
         spec=_chain(decision.result, mesh),
+        operands=_pinned_operands(decision, graph, mesh),
         trips=op.trips,
         collectives=_collectives(decision.movements),
         hbm_seconds=decision.hbm_seconds,

@@ -1,6 +1,7 @@
 """From a candidate of the search to a plan file: what is written, and that its parts agree."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import autoshard
 from autoshard.notation import _plain_equation
 from autoshard.plan import Plan
 from autoshard.specs import parse_chain, parse_spec, rank_of
+from autoshard.targets import load_target
 from autoshard.trace import trace
 
 
@@ -209,3 +211,14 @@ def test_a_convolution_and_a_ragged_dot_have_letters() -> None:
 
 def test_letters_of_dims_of_size_1_are_their_own() -> None:
     assert _plain_equation([((0,), ()), ((), (1,))], [((0,), (1,))]) == "ab,cd->ad"
+
+
+def test_a_table_that_is_resharded_to_be_looked_up_is_pinned() -> None:
+    """The embedding is looked up in one layout and multiplied in another: unpinned, it took 90 GiB a chip."""
+    target = load_target(f"{Path(__file__).parents[2] / 'examples' / 'palm.py'}:prefill_540b")
+    plan = autoshard.tune(target.function, *target.arguments, slice="v4:4x4x4", refine="none", top_k=1)
+    (lookup,) = (tensor for tensor in plan.tensors if tensor.name == "gather")
+    moved = [each for each in lookup.collectives if each.tensor == "params/embed"]
+    assert moved, "this case is meant to reshard its table"
+    pinned = lookup.operands[0]
+    assert pinned is not None and pinned.split(" > ")[-1] != plan.arguments["params/embed"].spec
