@@ -62,6 +62,7 @@ def _peaks(**by_dtype: Quantity) -> dict[str, Quantity]:
     return {f"peak_flops_per_second.{dtype}": quantity for dtype, quantity in by_dtype.items()}
 
 
+_ON_CHIP = "about what the scaling book gives for VMEM over HBM of v5e; not checked on any other chip"
 _JOINT = (
     "published collectives over two and more ring dims, each as the share reached of the links beyond one "
     "ring: all-reduce on v6e 16x16 at 236e9 of 360e9 byte/s: 0.31; FSDP all-gather on tpu7x 4x8x8 at 230e9 "
@@ -75,6 +76,7 @@ _TPU_LATENCY = {
     "collective_base_seconds": fitted(0.5e-6, "s", _FIT),
     "dcn_base_seconds": assumed(1e-5, "s", "of the order of a host-to-host round trip"),
     "exposed_ici_fraction": assumed(1.0, "1", _HIDE),
+    "on_chip_bandwidth_ratio": assumed(22.0, "1", _ON_CHIP),
     "joint_dim_fraction": fitted(0.25, "1", _JOINT),
     "mxu_sublanes": spec(8, "row", "jax-ml/jax docs/pallas/tpu: native tile is 8 x 128"),
 }
@@ -196,6 +198,7 @@ _GPU = {
     "hop_seconds": assumed(0.0, "s", "one switch between any two; its delay is part of the base"),
     "dcn_base_seconds": assumed(1e-5, "s", "as the point-to-point latency inside a node"),
     "exposed_ici_fraction": assumed(1.0, "1", _HIDE),
+    "on_chip_bandwidth_ratio": assumed(22.0, "1", _ON_CHIP),
     "joint_dim_fraction": assumed(1.0, "1", "one dim only"),
     "mxu_tile": assumed(16, "row", "one tensor-core tile"),
     "mxu_sublanes": assumed(8, "row", "one tensor-core tile"),
@@ -264,6 +267,7 @@ _CPU = _peaks(
     "dcn_bytes_per_second": assumed(1e9, "byte/s", _HOST),
     "dcn_base_seconds": assumed(1e-4, "s", _HOST),
     "exposed_ici_fraction": assumed(1.0, "1", _HIDE),
+    "on_chip_bandwidth_ratio": assumed(22.0, "1", _ON_CHIP),
     "joint_dim_fraction": assumed(1.0, "1", "one dim only"),
 }
 

@@ -34,6 +34,7 @@ class Chip:
         hbm_bytes_per_second: Specified HBM bandwidth.
         hbm_streaming_fraction: Share of it that weights streamed into a matmul reach.
         on_chip_bytes: VMEM, CMEM or cache: memory in which small activations live between ops.
+        on_chip_bandwidth_ratio: Bandwidth of that memory over HBM bandwidth.
         mxu_fraction: Share of the peak that a large matmul reaches.
         mxu_tile: Rows and columns of a matrix unit; k and n of a matmul are padded to it.
         mxu_sublanes: m of a matmul is padded to it.
@@ -61,6 +62,7 @@ class Chip:
     hbm_bytes_per_second: float
     hbm_streaming_fraction: float
     on_chip_bytes: float
+    on_chip_bandwidth_ratio: float
     mxu_fraction: float
     mxu_tile: float
     mxu_sublanes: float

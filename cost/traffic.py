@@ -1,9 +1,8 @@
 """Where a tensor of the running program lives, and what reading or writing it costs.
 
 What the program has just made stays on chip (VMEM, CMEM, a cache) when its local part is small, and goes to
-HBM when it is not.  On-chip memory is not free: TPU VMEM streams about 22 times as fast as HBM (scaling
-book, "All about rooflines": "VMEM bandwidth is around 22x higher than HBM bandwidth"), so replicated work on
-chip still costs more than sharded work.
+HBM when it is not.  On-chip memory is not free, only faster (`on_chip_bandwidth_ratio` of the chip table), so
+replicated work on chip still costs more than sharded work.
 """
 
 import numpy as np
@@ -11,9 +10,6 @@ import numpy.typing as npt
 
 from autoshard.cost.chips import Chip
 from autoshard.cost.roofline import stream_seconds
-
-ON_CHIP_BANDWIDTH_RATIO = 22.0
-"""On-chip over HBM bandwidth; source: scaling book, rooflines (specified for TPU v5e)."""
 
 ON_CHIP_SHARE = 0.25
 """Share of the on-chip memory that one tensor may take and still be kept there; assumed."""
@@ -30,7 +26,7 @@ def traffic_seconds(local_bytes: Floats, chip: Chip) -> Floats:
     """
     seconds = stream_seconds(local_bytes, chip)
     on_chip = local_bytes <= ON_CHIP_SHARE * chip.on_chip_bytes
-    return np.where(on_chip, seconds / ON_CHIP_BANDWIDTH_RATIO, seconds)
+    return np.where(on_chip, seconds / chip.on_chip_bandwidth_ratio, seconds)
 
 
 def copy_seconds(local_bytes: Floats, chip: Chip) -> Floats:

@@ -197,10 +197,6 @@ class Graph:
         """Floating point operations per step in einsums, unsharded."""
         return sum(op.flops * op.trips for op in self.ops)
 
-    def trips_of(self, value: Value) -> int:
-        """Executions per step of the place where `value` lives."""
-        return 1 if value.loop < 0 else self.loops[value.loop].trips
-
 
 def consumers(graph: Graph) -> list[list[tuple[int, int]]]:
     """For each value the (op index, operand position) pairs that read it."""
