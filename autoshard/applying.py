@@ -8,22 +8,24 @@ shardings of arguments and results outside and jits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from autoshard.constraining import Chain, Chains, Constraints, run_constrained
-from autoshard.equations import Equations
+from autoshard.equations import Equation, Equations
 from autoshard.jit_options import argument_options, bind_call
-from autoshard.matching import mismatch, require_match
+from autoshard.matching import absence, mismatch, require_match
+from autoshard.name_patterns import expand_name
 from autoshard.plan import Plan
 from autoshard.plan_records import EinsumRecord, TensorRecord
 from autoshard.specs import parse_chain, parse_spec, rank_of, to_partition_spec
-from autoshard.trace import trace
+from autoshard.trace import Traced, trace
 
 AnyMesh = Mesh | AbstractMesh
+R = TypeVar("R", EinsumRecord, TensorRecord)
 
 
 def apply(
@@ -53,13 +55,20 @@ def apply(
         call = bind_call(fn, args, kwargs, argument_options(static))
         traced = trace(fn, args, kwargs, **static)
         require_match(plan, traced)
-        constrain = constrainer(plan.mesh() if mesh is None else mesh)
-        leaves = jax.tree.leaves((call.dynamic_args, call.dynamic_kwargs))
-        leaves = list(map(constrain, leaves, argument_specs(plan, traced.argument_names)))
-        results = run_constrained(traced.closed, leaves, constraints_of(plan, traced.equations), constrain)
-        return jax.tree.unflatten(traced.out_tree, map(constrain, results, result_specs(plan)))
+        arrays = jax.tree.leaves((call.dynamic_args, call.dynamic_kwargs))
+        return traced.result(run_planned(plan, traced, arrays, plan.mesh() if mesh is None else mesh))
 
     return functools.update_wrapper(constrained, fn, assigned=wrapper_names(fn))
+
+
+def run_planned(plan: Plan, traced: Traced, arrays: Sequence[Any], mesh: AnyMesh) -> list[Any]:
+    """Run a traced function on flat arguments under the constraints of its plan; return its flat results."""
+    constrain = constrainer(mesh)
+    specs = argument_specs(plan, traced.argument_names)
+    leaves = [constrain(array, spec) for array, spec in zip(arrays, specs, strict=True)]
+    constraints = constraints_of(plan, traced.equations)
+    results = run_constrained(traced.closed, leaves, constraints, constrain, mesh)
+    return [constrain(array, spec) for array, spec in zip(results, result_specs(plan), strict=True)]
 
 
 def wrapper_names(fn: Callable[..., Any]) -> list[str]:
@@ -99,15 +108,14 @@ def constraints_of(plan: Plan, equations: Equations) -> Constraints:
     slots: dict[str, PartitionSpec] = {}
     records: list[EinsumRecord | TensorRecord] = [*plan.einsums, *plan.tensors]
     for record in records:
-        if record.name not in by_name:
-            raise mismatch(plan, f"`{record.name}` ({record.source}) of the plan is not in the function")
-    for einsum in plan.einsums:
-        equation = by_name[einsum.name]
+        missing = absence(record, by_name)
+        if missing:
+            raise mismatch(plan, missing)
+    for einsum, equation in _copies(plan.einsums, by_name):
         pairs = zip(einsum.operands, equation.operands, strict=True)
         operands[equation.path] = tuple(_chain(text, equations, value) for text, value in pairs)
         results[equation.path] = (_chain(einsum.result, equations, equation.results[0]),)
-    for tensor in plan.tensors:
-        equation = by_name[tensor.name]
+    for tensor, equation in _copies(plan.tensors, by_name):
         chain = _chain(tensor.spec, equations, equation.results[0])
         if equation.eqn is not None:
             results[equation.path] = (chain,)
@@ -117,6 +125,13 @@ def constraints_of(plan: Plan, equations: Equations) -> Constraints:
         elif chain:
             slots[equation.path] = chain[-1]
     return Constraints(operands, results, slots)
+
+
+def _copies(records: Iterable[R], by_name: Mapping[str, Equation]) -> Iterator[tuple[R, Equation]]:
+    """Each record with the equation of each of its copies."""
+    for record in records:
+        for name in expand_name(record.name):
+            yield record, by_name[name]
 
 
 def _chain(text: str | None, equations: Equations, value: int) -> Chain:

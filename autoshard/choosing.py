@@ -10,7 +10,7 @@ from autoshard.errors import AutoshardError, CompileError
 from autoshard.infeasible import compiler_finds_no_room
 from autoshard.judged import OK, Judged, rank
 from autoshard.plan import Plan
-from autoshard.plan_records import RunnerUp
+from autoshard.plan_records import EinsumRecord, RunnerUp
 from autoshard.refinement import ESTIMATED, MEASURED, Refinement
 from autoshard.tune_session import Session
 
@@ -58,8 +58,12 @@ def runner_up(candidate: Judged) -> RunnerUp:
 
 def _summary(plan: Plan) -> str:
     """The layouts of the einsums that take longest."""
-    heavy = sorted(plan.einsums, key=lambda e: -e.trips * max(e.compute_seconds, e.hbm_seconds))[:_HEAVY]
+    heavy = sorted(plan.einsums, key=_seconds, reverse=True)[:_HEAVY]
     return "; ".join(f"{e.name} {e.layout}" for e in heavy)
+
+
+def _seconds(einsum: EinsumRecord) -> float:
+    return einsum.trips * einsum.repeats * max(einsum.compute_seconds, einsum.hbm_seconds)
 
 
 def _nothing_left(session: Session, ranked: Sequence[Judged]) -> AutoshardError:

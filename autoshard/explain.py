@@ -1,9 +1,9 @@
 """What a plan says, worked out from the plan alone: where a step's time goes and how good the plan is.
 
 One execution of an einsum takes ``max(compute, HBM) + exposed fraction * ICI`` seconds, the model's own
-formula; its share of the step is that, times its trips, over the predicted step time. Model flops
-utilisation is ``flops per chip / (seconds * peak flops per second)``, and a token costs ``chips * seconds
-/ tokens``. The three step times stay apart: *predicted* by the model, *estimated* by the compiler,
+formula; its share of the step is that, times the trips of all its copies, over the predicted step time. Model
+flops utilisation is ``flops per chip / (seconds * peak flops per second)``, and a token costs ``chips *
+seconds / tokens``. The three step times stay apart: *predicted* by the model, *estimated* by the compiler,
 *measured* on hardware.
 """
 
@@ -37,16 +37,17 @@ class Operation:
     """One einsum, or one constrained tensor; times are for one execution.
 
     Attributes:
-        name: the operation's name in the plan.
+        name: the operation's name in the plan: a pattern where it has copies.
         layout: an einsum's layout in the paper's notation; a tensor's spec.
         source: where the user wrote it.
-        trips: how often it runs in a step.
+        trips: how often one copy runs in a step.
+        repeats: how many copies there are.
         compute_seconds: time of the matrix units.
         hbm_seconds: time of the HBM traffic.
         ici_seconds: time of the collectives.
         seconds: time with overlap.
         bound: what takes longest.
-        share: part of the predicted step time, all trips.
+        share: part of the predicted step time, all trips of all copies.
         collectives: what moves.
     """
 
@@ -54,6 +55,7 @@ class Operation:
     layout: str
     source: str
     trips: int
+    repeats: int
     compute_seconds: float
     hbm_seconds: float
     ici_seconds: float
@@ -61,6 +63,11 @@ class Operation:
     bound: Bound
     share: float
     collectives: tuple[CollectiveRecord, ...]
+
+    @property
+    def executions(self) -> int:
+        """How often it runs in a step, all copies."""
+        return self.trips * self.repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +159,13 @@ def _operation(
         layout=layout,
         source=record.source,
         trips=record.trips,
+        repeats=record.repeats,
         compute_seconds=compute_seconds,
         hbm_seconds=record.hbm_seconds,
         ici_seconds=record.ici_seconds,
         seconds=seconds,
         bound=_bound(compute_seconds, record.hbm_seconds, exposed_ici_seconds),
-        share=record.trips * seconds / step_seconds if step_seconds > 0 else 0.0,
+        share=record.trips * record.repeats * seconds / step_seconds if step_seconds > 0 else 0.0,
         collectives=record.collectives,
     )
 

@@ -73,7 +73,8 @@ def _tensors(tensors: Sequence[Operation]) -> list[str]:
     lines = _operations("tensor", shown)
     if rest:
         share = format_percent(sum(each.share for each in rest))
-        lines.append(f"{len(rest)} more tensors are pinned and move nothing: {share} of the predicted time")
+        count = sum(each.repeats for each in rest)
+        lines.append(f"{count} more tensors are pinned and move nothing: {share} of the predicted time")
     return lines
 
 
@@ -82,7 +83,7 @@ def _operation_cells(operation: Operation) -> tuple[str, ...]:
         operation.name,
         operation.layout,
         operation.source,
-        str(operation.trips),
+        str(operation.executions),
         format_seconds(operation.compute_seconds),
         format_seconds(operation.hbm_seconds),
         format_seconds(operation.ici_seconds),
@@ -152,12 +153,17 @@ def _runner_up_cells(runner_up: RunnerUp) -> tuple[str, ...]:
 
 
 def _coverage(coverage: Coverage) -> list[str]:
-    understood = (
-        f"coverage: {coverage.einsums} einsums among {coverage.equations} equations, "
-        f"{format_percent(coverage.flops_fraction)} of the flops"
-    )
-    unruled = [
-        f"    replicated for want of a rule: {each.primitive}, {each.count} times, {format_bytes(each.bytes)}"
-        for each in coverage.unruled
+    """One line on what is understood, and one for each thing that is not; `coverage_text` has the whole."""
+    shares = [f"{format_percent(coverage.flops_fraction)} of the flops"]
+    if coverage.bytes_fraction is not None:
+        shares.append(f"{format_percent(coverage.bytes_fraction)} of the bytes")
+    understood = f"{coverage.einsums} einsums among {coverage.equations} equations, {', '.join(shares)}"
+    reasons = [(each, "for want of a rule") for each in coverage.unruled]
+    reasons += [(each, "as nothing can be split") for each in coverage.unsplit]
+    return [
+        f"coverage: {understood}",
+        *(
+            f"    replicated {reason}: {each.primitive}, {each.count} times, {format_bytes(each.bytes)}"
+            for each, reason in reasons
+        ),
     ]
-    return [understood, *unruled]

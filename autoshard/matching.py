@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from autoshard.errors import PlanMismatchError
+from autoshard.name_patterns import expand_name
 from autoshard.plan import Plan
+from autoshard.plan_records import EinsumRecord, TensorRecord
 from autoshard.trace import Traced
 
 
@@ -37,14 +39,20 @@ def differences(plan: Plan, traced: Traced) -> list[str]:
 
 def _program_differences(plan: Plan, traced: Traced) -> list[str]:
     have = {equation.name for equation in traced.equations.equations}
-    found = [
-        f"einsum `{einsum.name}` ({einsum.source}) of the plan is not in the function"
-        for einsum in plan.einsums
-        if einsum.name not in have
-    ]
+    absences = (absence(einsum, have) for einsum in plan.einsums)
+    found = [f"einsum {each}" for each in absences if each]
     if not found and traced.fingerprint() != plan.function.fingerprint:
         found.append("the function has changed since it was planned (other einsums, sizes or loop lengths)")
     return found
+
+
+def absence(record: EinsumRecord | TensorRecord, names: Container[str]) -> str | None:
+    """Say which copy of an operation is not among `names`; None where all are there."""
+    missing = [name for name in expand_name(record.name) if name not in names]
+    if not missing:
+        return None
+    more = f", nor are {len(missing) - 1} more of `{record.name}`" if len(missing) > 1 else ""
+    return f"`{missing[0]}` ({record.source}) of the plan is not in the function{more}"
 
 
 def _tensor_differences(kind: str, planned: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:

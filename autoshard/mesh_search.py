@@ -10,9 +10,10 @@ from autoshard.cost.torus import TorusMesh
 from autoshard.judged import Judged
 from autoshard.mesh_study import Tried, best_meshes, mesh_label, meshes_to_try
 from autoshard.planning import make_plan
+from autoshard.search.building import build_problem
 from autoshard.search.errors import BudgetError
 from autoshard.search.planner import Outcome, search_plans
-from autoshard.search.problem import Problem, build_problem
+from autoshard.search.problem import Problem
 from autoshard.tune_session import Session
 
 _MESHES_OF_CANDIDATES = 2

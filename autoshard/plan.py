@@ -42,7 +42,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     A plan is a value: it equals the plan that is loaded back from its file.
 
     Attributes:
-        schema: form of the file.
+        schema: form of the file that `save` writes.
         created_by: the program that wrote it.
         function: what was planned.
         slice: the slice, such as ``v4:4x4x4``.
@@ -50,8 +50,8 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         objective: what was minimised.
         arguments: the arrays of the positional arguments by path, in flat argument order.
         results: the arrays of the result by path, in flat order.
-        einsums: the einsums in program order.
-        tensors: the constrained values that are no einsum.
+        einsums: the einsums in program order, copies of one in an unrolled program as one record.
+        tensors: the constrained values that are no einsum, likewise.
         predicted: what the analytical model says.
         estimated: what the real compiler says; None where it did not run.
         measured: what the devices say; None where they were not there.

@@ -2,10 +2,11 @@
 
 Writing is deterministic: fields in the order of the records, floats as the records hold them, no time
 stamps, and a container on one line wherever it fits, so that one array is one line and a change is a short
-diff. The file is replaced in one step, so a reader never meets half of it.
+diff. What repeats stands there once (`autoshard.plan_folding`). The file is replaced in one step, so a reader
+never meets half of it.
 
 The form has a version and a revision (as lock files do): a newer *version* is refused, a newer *revision*
-is read with a warning and what it adds is ignored.
+is read with a warning and what it adds is ignored, an older form is read and held in the current one.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ import msgspec
 from msgspec import inspect
 
 from autoshard.errors import PlanError
+from autoshard.plan_folding import fold_plan, unfold_plan
 from autoshard.plan_records import Record, SchemaRecord
 
 _LINE_WIDTH = 110
 _CURRENT = SchemaRecord()
+_NEWEST_REVISION = {1: 0, 2: _CURRENT.revision}
 
 R = TypeVar("R", bound=Record)
 
 
 def format_record(record: Record) -> str:
-    """Return the text of the file that holds `record`.
+    """Return the text of the file that holds `record`, a plan.
 
     Raises:
         PlanError: the record holds a value that could not be read back.
@@ -40,7 +43,11 @@ def format_record(record: Record) -> str:
         msgspec.convert(plain, type(record))
     except msgspec.ValidationError as error:
         raise PlanError(f"The plan cannot be written: {error}. It would not load again.") from None
-    return _format(plain, indent=0, room=_LINE_WIDTH) + "\n"
+    try:
+        folded = fold_plan(plain)
+    except PlanError as error:
+        raise PlanError(f"The plan cannot be written: {error}.") from None
+    return _format(folded, indent=0, room=_LINE_WIDTH) + "\n"
 
 
 def parse_record(text: str | bytes, kind: type[R], *, source: str) -> R:
@@ -48,20 +55,26 @@ def parse_record(text: str | bytes, kind: type[R], *, source: str) -> R:
 
     Args:
         text: content of the file.
-        kind: type of the record; it has a field `schema` and a field `created_by`.
+        kind: type of the record: the plan.
         source: name of the file, for the errors.
 
     Raises:
         PlanError: the text is damaged, of another kind, or of a newer version.
     """
     plain = _parse_json(text, source)
-    if _revision(plain, source) > _CURRENT.revision:
+    schema = _schema(plain, source)
+    try:
+        plain = unfold_plan(plain, version=schema.version)
+    except PlanError as error:
+        raise PlanError(f"{source}: not a sound plan: {error}. Make it again: `autoshard tune`.") from None
+    if schema.revision > _NEWEST_REVISION[schema.version]:
         warnings.warn(
-            f"{source}: made by {_author(plain)} in a newer revision of schema {_CURRENT.version}: "
+            f"{source}: made by {_author(plain)} in a newer revision of schema {schema.version}: "
             "what this autoshard does not know in it is ignored.",
             stacklevel=2,
         )
         plain = _prune(plain, inspect.type_info(kind))
+    plain["schema"] |= msgspec.to_builtins(_CURRENT)
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
@@ -134,19 +147,19 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}, which is no JSON number")
 
 
-def _revision(plain: dict[str, Any], source: str) -> int:
+def _schema(plain: dict[str, Any], source: str) -> SchemaRecord:
     schema = plain.get("schema")
     version = schema.get("version") if isinstance(schema, dict) else None
     revision = schema.get("revision", 0) if isinstance(schema, dict) else None
     if not isinstance(version, int) or not isinstance(revision, int):
-        raise PlanError(f'{source}: not a plan: expected `"schema": {{"version": 1, "revision": 0}}`.')
-    if version != _CURRENT.version:
+        raise PlanError(f'{source}: not a plan: expected `"schema": {{"version": 2, "revision": 0}}`.')
+    if version not in _NEWEST_REVISION:
         remedy = "upgrade autoshard" if version > _CURRENT.version else "make the plan again"
         raise PlanError(
             f"{source}: made by {_author(plain)}, schema {version}; this autoshard reads schema "
-            f"{_CURRENT.version}: {remedy}."
+            f"{' and '.join(map(str, _NEWEST_REVISION))}: {remedy}."
         )
-    return revision
+    return SchemaRecord(version=version, revision=revision)
 
 
 def _author(plain: dict[str, Any]) -> str:

@@ -6,7 +6,9 @@ JSON cannot express are refused. So a plan equals the plan that is loaded back, 
 the same bytes.
 
 Times and bytes of an einsum or a tensor are for *one* execution; `trips` says how often it runs in a step
-(a `scan` body is listed once). Times are seconds, `*_per_chip` counts are for one chip.
+(a `scan` body is listed once). Copies of it in an unrolled program are listed once too: the name is then a
+pattern (`autoshard.name_patterns`) of `repeats` names, and all of them together run `trips * repeats` times.
+Times are seconds, `*_per_chip` counts are for one chip.
 """
 
 from __future__ import annotations
@@ -39,9 +41,12 @@ def _rounded(value: float, name: str) -> float:
 
 
 class SchemaRecord(Record, frozen=True, kw_only=True):
-    """Which form the file has: another `version` cannot be read, a newer `revision` only adds fields."""
+    """Which form the file has: a newer `version` cannot be read, a newer `revision` only adds fields.
 
-    version: int = 1
+    Version 2 has name patterns: entries that stand for several arrays or einsums. Version 1 is still read.
+    """
+
+    version: int = 2
     revision: int = 0
 
 
@@ -98,7 +103,7 @@ class CollectiveRecord(Record, frozen=True, kw_only=True):
         axes: the mesh axes that take part, joined by ``,``.
         bytes_per_chip: what one chip holds of the tensor: after an all-gather, before any other kind.
         seconds: predicted time of one execution.
-        tensor: which tensor is moved.
+        tensor: which tensor is moved; where the operation has copies, that of the first or of all in words.
     """
 
     kind: str
@@ -112,10 +117,11 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
     """One einsum: how it is sharded and what that costs.
 
     Attributes:
-        name: unique name within the plan.
+        name: pattern of its name, or of the names of all its copies; names are unique within the plan.
         source: where the user wrote it, such as ``llama.py:123``.
         equation: such as ``be,ef->bf``.
-        trips: how often it runs in one step.
+        trips: how often one copy runs in one step.
+        repeats: how many copies there are: the number of names of the pattern.
         layout: the layout in the paper's notation, such as ``BE_x,E_xF_yz->BF_yz``.
         operands: spec text of each operand as the einsum reads it, after the specs it passes through on the
             way, joined by `` > ``; None where it is left to the compiler.
@@ -131,6 +137,7 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
     source: str
     equation: str
     trips: int
+    repeats: int = 1
     layout: str
     operands: tuple[str | None, ...]
     result: str | None
@@ -145,6 +152,7 @@ class TensorRecord(Record, frozen=True, kw_only=True):
     """One constrained value that is no einsum's result; `spec` is None while it is an open sum.
 
     `operands` pins what its op reads, where a stored array (a table that is looked up) is resharded for it.
+    `name` is a pattern, `trips` is of one copy, and `repeats` counts the copies, as in an `EinsumRecord`.
     """
 
     name: str
@@ -152,6 +160,7 @@ class TensorRecord(Record, frozen=True, kw_only=True):
     spec: str | None
     operands: tuple[str | None, ...] = ()
     trips: int
+    repeats: int = 1
     collectives: tuple[CollectiveRecord, ...] = ()
     hbm_seconds: float
     ici_seconds: float
@@ -228,17 +237,85 @@ class Versions(Record, frozen=True, kw_only=True):
 
 
 class UnruledPrimitive(Record, frozen=True, kw_only=True):
-    """A primitive without a sharding rule: its values were replicated."""
+    """A primitive whose operands and results were replicated, for want of a rule or of anything to split.
+
+    Attributes:
+        primitive: its name.
+        count: how many equations of it were replicated, each once.
+        bytes: what they touch in a step, all trips.
+    """
 
     primitive: str
     count: int
     bytes: int
 
 
-class Coverage(Record, frozen=True, kw_only=True):
-    """How much of the function the plan understands."""
+class OpaqueRecord(Record, frozen=True, kw_only=True):
+    """Calls on one line of the source that cannot be looked into: `shard_map`, kernels, host callbacks.
+
+    Attributes:
+        primitive: what is called.
+        source: the line, such as ``moe.py:57``; empty where it is not known.
+        count: how many such calls there are, each once.
+        bytes: what goes in and out of them in a step, all trips.
+    """
+
+    primitive: str
+    source: str
+    count: int
+    bytes: int
+
+
+class UnknownLoopRecord(Record, frozen=True, kw_only=True):
+    """Loops on one line of the source whose trip count is unknown; `flops` are of one trip of each."""
+
+    source: str
+    count: int
+    flops: float
+
+
+class Coverage(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """How much of the function is under decisions of the plan, and what is not; see `search.coverage`.
+
+    A number is None, and a list empty, where the plan was made before it was counted (no `bytes_fraction`);
+    the file leaves such fields out, so that a plan of that time is written again as it was.
+
+    Attributes:
+        equations: how many equations were traced, nested ones included.
+        einsums: how many of them are contractions.
+        flops_fraction: part of `flops` under decisions.
+        unruled: primitives without a sharding rule, replicated.
+        flops: floating-point operations of a step, unsharded.
+        bytes: what equations touch in a step, unsharded.
+        bytes_fraction: part of `bytes` under decisions.
+        unsplit: primitives with a rule by which nothing can be split, replicated.
+        opaque: calls that cannot be looked into.
+        replicated_bytes: the distinct tensors that `unruled` and `unsplit` keep whole on every chip.
+        constants: how many arrays the function closes over.
+        constant_bytes: their size, on every chip.
+        small_arguments: how many arguments are kept whole because they are small.
+        small_argument_bytes: their size, on every chip.
+        tables: how many large arrays are computed from such arguments and constants alone.
+        table_bytes: their size; the plan leaves them to the compiler.
+        unknown_loops: loops whose trip count is unknown, counted as one trip.
+        freed_annotations: sharding annotations of the function that the plan replaces.
+    """
 
     equations: int
     einsums: int
     flops_fraction: float
-    unruled: tuple[UnruledPrimitive, ...] = ()
+    unruled: tuple[UnruledPrimitive, ...]
+    flops: float | None = None
+    bytes: int | None = None
+    bytes_fraction: float | None = None
+    unsplit: tuple[UnruledPrimitive, ...] = ()
+    opaque: tuple[OpaqueRecord, ...] = ()
+    replicated_bytes: int | None = None
+    constants: int | None = None
+    constant_bytes: int | None = None
+    small_arguments: int | None = None
+    small_argument_bytes: int | None = None
+    tables: int | None = None
+    table_bytes: int | None = None
+    unknown_loops: tuple[UnknownLoopRecord, ...] = ()
+    freed_annotations: int | None = None

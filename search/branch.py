@@ -9,6 +9,7 @@ the open nodes is a proven bound at any time, so the search can be stopped by a 
 
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from math import inf
 from time import monotonic
 
 import numpy as np
@@ -36,6 +37,7 @@ class Effort:
         largest_table: entries of the largest table that may be stored (8 bytes each).
         sweeps: dual sweeps between two attempts to prune.
         rounds: attempts to prune before branching.
+        most_nodes: nodes that are looked at; then the best found and its bound.
     """
 
     direct_operations: float = 2e8
@@ -43,6 +45,7 @@ class Effort:
     largest_table: float = 4e7
     sweeps: int = 6
     rounds: int = 12
+    most_nodes: float = inf
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -85,8 +88,12 @@ class BranchAndBound:
         """
         self._push(-np.inf, [np.ones(size, np.bool_) for size in self._network.sizes], {})
         self._process(heappop(self._open))
+        looked_at = 1
         while self._open and self._open[0].bound < self._cutoff() and not self._is_late():
+            if looked_at >= self._effort.most_nodes and self._labels is not None:
+                break
             self._process(heappop(self._open))
+            looked_at += 1
         return self._result()
 
     def _result(self) -> Solution:

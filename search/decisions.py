@@ -43,10 +43,11 @@ class Movement:
 
 @dataclass(frozen=True, slots=True)
 class OpDecision:
-    """How one op runs; times are for one execution.
+    """How one op and its copies run; times are for one execution.
 
     Attributes:
         op: The op.
+        copies: Indices of the ops that it stands for, itself included.
         operands: Chain of specs that brings each operand to where it is read (its last is what the op reads);
             empty for values that every reader computes for itself, and for open sums.
         result: Chain of specs that the first result passes through; empty when it stays an open sum.
@@ -60,6 +61,7 @@ class OpDecision:
     """
 
     op: Op
+    copies: tuple[int, ...]
     operands: tuple[tuple[Spec, ...], ...]
     result: tuple[Spec, ...]
     made: Spec
@@ -74,6 +76,11 @@ class OpDecision:
     def ici_seconds(self) -> float:
         """Time of the collectives."""
         return sum(m.seconds for m in self.movements)
+
+    @property
+    def executions(self) -> int:
+        """How often it runs in a step, all copies together."""
+        return self.op.trips * len(self.copies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class Decisions:
 def spell_out(problem: Problem, labels: Sequence[int]) -> Decisions:
     """Turn the labels of a candidate into decisions per op."""
     speller = _Speller(problem, labels)
-    ops = tuple(decision for op in problem.graph.ops if (decision := speller.decision(op)) is not None)
+    ops = tuple(decision for op in speller.copies if (decision := speller.decision(op)) is not None)
     return Decisions(problem, tuple(labels), speller.orders, ops)
 
 
@@ -104,6 +111,8 @@ class _Speller:
 
     def __init__(self, problem: Problem, labels: Sequence[int]) -> None:
         self.problem, self.labels = problem, labels
+        self.leaders = problem.folding.value_leader
+        self.copies = _copies(problem)
         self.orders = Orders(problem, labels)
         self.reads: dict[int, list[Edge]] = {}
         self.movements: dict[int, list[Movement]] = {}
@@ -113,22 +122,24 @@ class _Speller:
             have, want = self.layouts_on(edge)
             if (have != want).any():
                 self.moved |= {edge.held, edge.value}
-                self.movements.setdefault(_owner(problem, edge), []).extend(
-                    _movements(problem, edge, have, want)
-                )
+                owner = _owner(problem, edge)
+                share = edge.trips / (problem.graph.ops[owner].trips * len(self.copies[owner]))
+                self.movements.setdefault(owner, []).extend(_movements(problem, edge, have, want, share))
 
     def layouts_on(self, edge: Edge) -> tuple[Layout, Layout]:
         """The layout of an edge's value at its source, and the one that the target wants."""
         return edge.source_layouts[self.labels[edge.source]], edge.target_layouts[self.labels[edge.target]]
 
-    def decision(self, op: Op) -> OpDecision | None:
-        """How an op runs; None for one that decides nothing."""
-        movements = tuple(self.movements.get(op.index, ()))
+    def decision(self, index: int) -> OpDecision | None:
+        """How an op runs that stands for itself and its copies; None for one that decides nothing."""
+        op = self.problem.graph.ops[index]
+        movements = tuple(self.movements.get(index, ()))
         if op.index in self.problem.op_variable:
             return self.op_decision(op, movements)
         if op.kind is OpKind.IDENTITY and op.results[0] in self.problem.value_variable:
             spec = self.orders.spec_of_value(op.results[0])
-            return OpDecision(op, ((spec,),), (spec,), spec, (), True, movements, 0.0, 0.0, 0.0)
+            copies = self.copies[index]
+            return OpDecision(op, copies, ((spec,),), (spec,), spec, (), True, movements, 0.0, 0.0, 0.0)
         return None
 
     def op_decision(self, op: Op, movements: tuple[Movement, ...]) -> OpDecision:
@@ -141,6 +152,7 @@ class _Speller:
             )
         return OpDecision(
             op=op,
+            copies=self.copies[op.index],
             operands=tuple(self.operand(op, position) for position in range(len(op.operands))),
             result=self.result(op),
             made=self.orders.spec_of_result(op, 0),
@@ -154,7 +166,7 @@ class _Speller:
 
     def operand(self, op: Op, position: int) -> tuple[Spec, ...]:
         """The chain that brings an operand to where it is read."""
-        value = op.operands[position]
+        value = self.leaders[op.operands[position]]
         edge = next(
             (e for e in self.reads.get(value, ()) if (e.op, e.position) == (op.index, position)), None
         )
@@ -214,32 +226,45 @@ class _Speller:
     def is_constrained(self, op: Op) -> bool:
         """Pin what several ops read and what is resharded on its way in or out."""
         anchored = any(value in self.problem.value_variable for value in op.results)
-        return anchored or any(value in self.moved for value in (*op.results, *op.operands))
+        return anchored or any(self.leaders[value] in self.moved for value in (*op.results, *op.operands))
 
 
-def _movements(problem: Problem, edge: Edge, have: Layout, want: Layout) -> list[Movement]:
-    """The collectives of one reshard, then the copy through HBM if the tensor is large."""
+def _copies(problem: Problem) -> dict[int, tuple[int, ...]]:
+    """For each op that stands for itself the ops that it stands for, in program order."""
+    copies: dict[int, list[int]] = {}
+    for op, leader in enumerate(problem.folding.op_leader):
+        copies.setdefault(leader, []).append(op)
+    return {leader: tuple(ops) for leader, ops in sorted(copies.items())}
+
+
+def _movements(problem: Problem, edge: Edge, have: Layout, want: Layout, share: float) -> list[Movement]:
+    """The collectives of one reshard, then the copy through HBM if the tensor is large.
+
+    `share` is how often they happen per execution of the op to which they are attributed: where only the
+    first of many copies reshards what it reads, that is a part of one.
+    """
     value = problem.graph.values[edge.value]
     label = value.name or (problem.graph.ops[value.producer].name if value.producer >= 0 else "")
     found = [
-        Movement(str(c.kind), tuple(c.axes), c.bytes_per_chip, c.seconds, label)
+        Movement(str(c.kind), tuple(c.axes), c.bytes_per_chip * share, c.seconds * share, label)
         for c in reshard_collectives(have, want, value.nbytes, problem.mesh)
     ]
     copied = float(copies(have[None], want[None], value.nbytes, problem.mesh)[0, 0])
     if copied:
         local_bytes = value.nbytes * float(local_fraction(want[None], problem.mesh)[0])
         changed = (name for name, a, b in zip(problem.mesh.names, have, want, strict=True) if a != b)
-        found.append(Movement(COPY, tuple(changed), local_bytes, copied, label))
+        found.append(Movement(COPY, tuple(changed), local_bytes * share, copied * share, label))
     return found
 
 
 def _owner(problem: Problem, edge: Edge) -> int:
     """The op to which what happens on an edge is attributed."""
-    graph = problem.graph
+    graph, leaders = problem.graph, problem.folding.op_leader
     producer = graph.values[edge.value].producer
+    producer = leaders[producer] if producer >= 0 else producer
     if edge.op >= 0 and graph.ops[edge.op].kind is OpKind.EINSUM:
         return edge.op
     made_by_einsum = producer >= 0 and graph.ops[producer].kind is OpKind.EINSUM
-    if made_by_einsum and graph.ops[producer].trips == edge.trips:
+    if made_by_einsum and problem.variables[problem.op_variable[producer]].trips == edge.trips:
         return producer
     return edge.op if edge.op >= 0 else producer

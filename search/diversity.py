@@ -4,25 +4,38 @@ The tiers above re-rank a few plans.  The cheapest assignments would waste their
 scalar is laid out, or are one plan with equal axes renamed.  So two plans count as the same when every
 heavy einsum cuts its factors alike up to a renaming of axes of equal size and bandwidth, and of each kind
 only the best is kept.
+
+On small networks these are exactly the best. On those of train steps that would take minutes: there each
+heavy einsum in turn is forbidden to be cut as in the best plan, and the rest is solved again, roughly.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from autoshard.cost.torus import TorusMesh
+from autoshard.search.branch import Effort
+from autoshard.search.errors import NoSolutionError
 from autoshard.search.followers import Followers
 from autoshard.search.graph import OpKind
 from autoshard.search.k_best import k_best
 from autoshard.search.network import Network
+from autoshard.search.order import elimination_order
 from autoshard.search.problem import Problem, VariableKind
+from autoshard.search.reduction import reduce
+from autoshard.search.solver import solve
 
 HEAVY = 6
 """Einsums that make two plans different, heaviest first."""
+
+_EXACT_OPERATIONS = 1e10
+"""Table entries up to which the best of each kind are found exactly."""
+_ALTERNATIVES_GAP = 0.1
+_ALTERNATIVES_EFFORT = Effort(rounds=2, most_nodes=1)
 
 _Permutation = npt.NDArray[np.intp]
 
@@ -49,6 +62,8 @@ def distinct_solutions(
         own = {number: followers.labels[number][labels[followers.leader[number]]] for number in heavy}
         return tuple(kinds[number][label] for number, label in own.items())
 
+    if elimination_order(reduce(network).network).operations > _EXACT_OPERATIONS:
+        return _alternatives(network, followers, best, kinds, count)
     found = k_best(
         network,
         count,
@@ -57,6 +72,30 @@ def distinct_solutions(
         symmetries=list(_symmetries(problem, followers)),
     )
     return [followers.expand(solution.labels) for solution in found]
+
+
+def _alternatives(
+    network: Network,
+    followers: Followers,
+    best: Sequence[int],
+    kinds: Mapping[int, Sequence[Hashable]],
+    count: int,
+) -> list[tuple[int, ...]]:
+    """For each heavy einsum the best plan, to within a gap, that cuts it in another way than `best` does."""
+    found = []
+    for number, own in kinds.items():
+        lead, labels = followers.leader[number], followers.labels[number]
+        others = np.array([own[label] != own[best[number]] for label in labels])
+        try:
+            found.append(
+                solve(network.restricted({lead: others}), gap=_ALTERNATIVES_GAP, effort=_ALTERNATIVES_EFFORT)
+            )
+        except NoSolutionError:
+            continue
+        if len(found) == count:
+            break
+    ranked = sorted(found, key=lambda solution: solution.value)
+    return [followers.expand(solution.labels) for solution in ranked]
 
 
 def heavy_einsums(problem: Problem, labels: Sequence[int]) -> list[int]:
@@ -71,11 +110,11 @@ def heavy_einsums(problem: Problem, labels: Sequence[int]) -> list[int]:
         if variable.kind is not VariableKind.STRATEGY or variable.cost is None:
             continue
         op = graph.ops[variable.subject]
-        key = (op.factors, op.operand_dims, op.trips)
+        key = (op.factors, op.operand_dims, variable.trips)
         if op.kind is not OpKind.EINSUM or key in seen:
             continue
         seen.add(key)
-        seconds[number] = float(variable.cost.seconds[labels[number]]) * op.trips
+        seconds[number] = float(variable.cost.seconds[labels[number]]) * variable.trips
     return sorted(seconds, key=lambda number: -seconds[number])
 
 

@@ -114,8 +114,11 @@ def _chains(problem: Problem) -> list[tuple[int, ...]]:
     """Variables that decide together, each chain in the order of its variables."""
     graph: nx.Graph[int] = nx.Graph()
     graph.add_nodes_from(range(len(problem.variables)))
-    readers = consumers(problem.graph)
+    readers, leaving = consumers(problem.graph), _leaving(problem)
+    results = frozenset(problem.graph.results)
     for value in problem.graph.values:
+        if problem.folding.value_leader[value.index] != value.index:
+            continue
         maker = problem.graph.ops[value.producer] if value.producer >= 0 else None
         if (
             maker is None
@@ -125,21 +128,21 @@ def _chains(problem: Problem) -> list[tuple[int, ...]]:
         ):
             continue
         anchored = value.index in problem.value_variable
-        if anchored and (value.index in problem.classes or value.index in problem.graph.results):
+        if anchored and (value.index in problem.classes or value.index in results):
             continue
         reads = {(op, position) for op, position in readers[value.index] if op in problem.op_variable}
         following = {op for op, position in reads if _follows(problem.graph.ops[op], position, maker)}
         others = {op for op, _ in reads} - following
-        if following and len(others) <= 1 and not _leaves(problem, value.index):
+        if following and len(others) <= 1 and value.index not in leaving:
             members = [problem.op_variable[op] for op in (maker.index, *sorted(following))]
             members += [problem.value_variable[value.index]] if anchored else []
             nx.add_path(graph, members)
     return sorted(tuple(sorted(part)) for part in nx.connected_components(graph))
 
 
-def _leaves(problem: Problem, value: int) -> bool:
-    """Whether a value is handed over to a loop or to the caller."""
-    return any(op.kind is OpKind.IDENTITY and value in op.operands for op in problem.graph.ops)
+def _leaving(problem: Problem) -> frozenset[int]:
+    """The values that are handed over to a loop or to the caller."""
+    return frozenset(v for op in problem.graph.ops if op.kind is OpKind.IDENTITY for v in op.operands)
 
 
 def _split_dims(op: Op) -> dict[int, int] | None:

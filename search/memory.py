@@ -7,13 +7,17 @@ from their op to their last reader; and the copies that resharding makes: a gath
 an open sum at its maker. A loop or a result takes over the buffer of what is handed to it when nothing else
 needs that, and a donated argument is updated in place.  Every term depends on one variable's label, or on
 two neighbours' labels for a copy, so the bytes at a point are one `BudgetRow`; the peak over points is found
-for each plan and the offending point is added as a row until the best plan fits.
+for each plan and the offending point is added as a row until the best plan fits.  The copies of a folded op
+have a buffer each, at their own points of the program, and their leader's label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +25,10 @@ import numpy.typing as npt
 from autoshard.cost.layouts import Layouts, local_fraction
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.candidates import result_layouts
-from autoshard.search.costs import materialised
 from autoshard.search.graph import OpKind
+from autoshard.search.kernels import kernels
 from autoshard.search.lifetimes import Lifetimes
-from autoshard.search.problem import Edge, Problem
+from autoshard.search.problem import Edge, Flow, Problem
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,40 +37,23 @@ ACTIVATIONS, COPIES = "activations", "resharded copies"
 KINDS = (ARGUMENTS, LOOP, RESULTS, ACTIVATIONS, COPIES)
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
-    """Bytes [K] under the labels of a variable, live from `start` to `stop` inclusive.
+class Span(NamedTuple):
+    """Bytes that are live from `start` to `stop` inclusive, of kind `KINDS[kind]`.
 
-    `variable` is -1 for a constant number of bytes, [1].
+    How many they are under a plan is said by entry `form` of a table that copies share.
     """
 
-    variable: int
-    local_bytes: Floats
+    form: int
     start: int
     stop: int
-    kind: str
+    kind: int
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """A second buffer of [K, J] bytes for a value on an edge, live from `start` to `stop` if it moves."""
+class Side(StrEnum):
+    """Which side of an edge a copy is like: what is resharded, or what comes of it."""
 
-    edge: Edge
-    local_bytes: Floats
-    start: int
-    stop: int
-    kind: str
-
-    def bytes_of(self, labels: Sequence[int]) -> float:
-        """The bytes under a plan."""
-        source, target = labels[self.edge.source], labels[self.edge.target]
-        differs = (self.edge.source_layouts[source] != self.edge.target_layouts[target]).any()
-        return float(self.local_bytes[source, target]) if differs else 0.0
-
-    def matrix(self) -> Floats:
-        """[K, J] bytes under all labels."""
-        differs = (self.edge.source_layouts[:, None, :] != self.edge.target_layouts[None, :, :]).any(axis=2)
-        return np.where(differs, self.local_bytes, 0.0)
+    LEAVING = "leaving"
+    ARRIVING = "arriving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +66,11 @@ class Peak:
 
 
 class MemoryModel:
-    """Buffers and copies of a problem; answers what a plan needs and how to forbid a point's excess."""
+    """Buffers and copies of a problem; answers what a plan needs and how to forbid a point's excess.
+
+    `buffers` hold [K] bytes under the labels of a variable (form: position in `_local`), `copies` the bytes
+    of one side of an edge if it moves anything (form: position in `_sides`).
+    """
 
     def __init__(self, problem: Problem) -> None:
         """Collect the buffers of `problem`."""
@@ -87,20 +78,24 @@ class MemoryModel:
         self._graph = problem.graph
         self._end = len(problem.graph.ops)
         self._lifetimes = Lifetimes(problem.graph)
-        self._members: dict[int, list[int]] = {}
-        for value, variable in problem.value_variable.items():
-            self._members.setdefault(variable, []).append(value)
-        self.buffers = [*self._anchored(), *self._plain()]
-        self.copies = [copy for edge in problem.edges if (copy := self._copy(edge)) is not None]
+        self._arguments, self._results = frozenset(self._graph.arguments), frozenset(self._graph.results)
+        self._members = _members(problem)
+        self._home = {value: home for home, members in self._members.items() for value in members}
+        self._local: list[tuple[int, Floats]] = []
+        self._sides: list[tuple[int, Side]] = []
+        self._forms: dict[object, int] = {}
+        self.buffers = _columns([*self._anchored(), *self._plain()])
+        self.copies = _columns([copy for flow in problem.flows if (copy := self._copy(flow)) is not None])
 
     def peak(self, labels: Sequence[int]) -> Peak:
         """Return the peak of a plan."""
         live = np.zeros((len(KINDS), self._end + 2))
-        for buffer in self.buffers:
-            label = labels[buffer.variable] if buffer.variable >= 0 else 0
-            _add(live, buffer, float(buffer.local_bytes[label]))
-        for copy in self.copies:
-            _add(live, copy, copy.bytes_of(labels))
+        buffers = [float(local[labels[v] if v >= 0 else 0]) for v, local in self._local]
+        copies = [self._bytes_of(edge, side, labels) for edge, side in self._sides]
+        for spans, table in ((self.buffers, buffers), (self.copies, copies)):
+            nbytes = np.array(table, dtype=np.float64)[spans.form]
+            np.add.at(live, (spans.kind, spans.start), nbytes)
+            np.subtract.at(live, (spans.kind, spans.stop + 1), nbytes)
         totals = live.cumsum(axis=1)
         point = int(totals.sum(axis=0).argmax())
         by_kind = {kind: float(totals[i, point]) for i, kind in enumerate(KINDS)}
@@ -111,38 +106,62 @@ class MemoryModel:
         unary: dict[int, Floats] = {}
         pairwise: dict[tuple[int, int], Floats] = {}
         constant = 0.0
-        for buffer in self.buffers:
-            if not buffer.start <= point <= buffer.stop:
-                continue
-            if buffer.variable < 0:
-                constant += float(buffer.local_bytes[0])
+        for form, count in self.buffers.live(point):
+            variable, local = self._local[form]
+            if variable < 0:
+                constant += count * float(local[0])
             else:
-                unary[buffer.variable] = unary.get(buffer.variable, 0.0) + buffer.local_bytes
-        for copy in self.copies:
-            if copy.start <= point <= copy.stop:
-                _charge(copy, unary, pairwise)
+                unary[variable] = unary.get(variable, 0.0) + count * local
+        for form, count in self.copies.live(point):
+            edge, side = self._sides[form]
+            _charge(self.problem.edges[edge], count * self._matrix(edge, side), unary, pairwise)
         return BudgetRow(f"HBM at {self._name(point)}", unary, pairwise), constant
+
+    def _bytes_of(self, number: int, side: Side, labels: Sequence[int]) -> float:
+        """Bytes of one side of an edge under a plan, 0 where nothing moves."""
+        edge = self.problem.edges[number]
+        have, want = edge.source_layouts[labels[edge.source]], edge.target_layouts[labels[edge.target]]
+        if not (have != want).any():
+            return 0.0
+        layout = have if side is Side.LEAVING else want
+        return float(self._local_bytes(self._graph.values[edge.value].nbytes, layout[None])[0])
+
+    def _matrix(self, number: int, side: Side) -> Floats:
+        """[K, J] bytes of one side of an edge under all labels."""
+        edge = self.problem.edges[number]
+        differs = (edge.source_layouts[:, None, :] != edge.target_layouts[None, :, :]).any(axis=2)
+        layouts = edge.source_layouts if side is Side.LEAVING else edge.target_layouts
+        local = self._local_bytes(self._graph.values[edge.value].nbytes, layouts)
+        return np.where(differs, local[:, None] if side is Side.LEAVING else local[None, :], 0.0)
 
     def _name(self, point: int) -> str:
         return self._graph.ops[point].name if point < self._end else "the end"
 
     # Buffers.
 
-    def _anchored(self) -> list[Buffer]:
-        """One buffer per layout variable, except where it lies in another's."""
-        buffers = []
-        for variable, members in self._members.items():
-            span = self._span(variable)
+    def _form(self, key: object, variable: int, local: Callable[[], Floats]) -> int:
+        """The number of a buffer's bytes in `_local`; equal keys share one."""
+        if key not in self._forms:
+            self._forms[key] = len(self._local)
+            self._local.append((variable, local()))
+        return self._forms[key]
+
+    def _anchored(self) -> Iterator[Span]:
+        """One buffer for the values of one layout, except where it lies in another's."""
+        for members in self._members.values():
+            span = self._span(members)
             if span is None:
                 continue
-            nbytes = max(self._graph.values[v].nbytes for v in members)
-            local = self._local(nbytes, self.problem.variables[variable].codes)
-            buffers.append(Buffer(variable, local, *span, self._kind(variable)))
-        return buffers
+            largest = max(members, key=lambda v: self._graph.values[v].nbytes)
+            nbytes = self._graph.values[largest].nbytes
+            variable = self.problem.value_variable[largest]
+            codes = self.problem.variables[variable].codes
+            form = self._form((variable, nbytes), variable, partial(self._local_bytes, nbytes, codes))
+            yield Span(form, *span, KINDS.index(self._kind(members)))
 
-    def _span(self, variable: int) -> tuple[int, int] | None:
-        """First and last point of the buffer of a layout variable; None when it lies in another's."""
-        kind, first = self._kind(variable), self._first_member(variable)
+    def _span(self, members: Sequence[int]) -> tuple[int, int] | None:
+        """First and last point of the buffer of tied values; None when it lies in another's."""
+        kind, first = self._kind(members), self._first_member(members)
         if kind == ARGUMENTS:
             return 0, self._end
         if kind == ACTIVATIONS and self._lifetimes.shares(first):
@@ -152,22 +171,25 @@ class MemoryModel:
             if self._in_argument(first):
                 return None
             start += 1
-        stop = self._end if kind == RESULTS else self._needed_until(variable)
+        stop = self._end if kind == RESULTS else self._needed_until(members)
         return start, max(start, stop)
 
-    def _kind(self, variable: int) -> str:
-        graph, members = self._graph, self._members[variable]
-        if any(v in graph.arguments for v in members):
+    def _kind(self, members: Sequence[int]) -> str:
+        if any(v in self._arguments for v in members):
             return ARGUMENTS
-        if any(v in graph.results for v in members):
+        if any(v in self._results for v in members):
             return RESULTS
         return LOOP if any(self._is_slot(v) for v in members) else ACTIVATIONS
 
-    def _first_member(self, variable: int) -> int:
-        return min(self._members[variable], key=lambda v: (self._lifetimes.first(v), v))
+    def _first_member(self, members: Sequence[int]) -> int:
+        return min(members, key=lambda v: (self._lifetimes.first(v), v))
 
-    def _needed_until(self, variable: int) -> int:
-        return max(self._lifetimes.last(v) for v in self._members[variable])
+    def _needed_until(self, members: Sequence[int]) -> int:
+        return max(self._lifetimes.last(v) for v in members)
+
+    def _tied(self, value: int) -> Sequence[int]:
+        """The values that have one buffer with an anchored value, itself included; none for others."""
+        return self._members[self._home[value]] if value in self._home else ()
 
     def _is_slot(self, value: int) -> bool:
         producer = self._graph.values[value].producer
@@ -182,92 +204,123 @@ class MemoryModel:
         root = self._lifetimes.root(source)
         if self._graph.values[source].free or self._lifetimes.is_kept(source):
             return False
-        variable = self.problem.value_variable.get(root, -1)
-        if variable < 0 or self._kind(variable) == ARGUMENTS:
+        members = self._tied(root)
+        if not members or self._kind(members) == ARGUMENTS:
             return self._lifetimes.last(root) <= producer
-        return self._needed_until(variable) <= producer
+        return self._needed_until(members) <= producer
 
     def _in_argument(self, slot: int) -> bool:
         """Whether the buffer that a slot takes over is that of a (donated) argument."""
         source = self._graph.ops[self._graph.values[slot].producer].operands[0]
-        variable = self.problem.value_variable.get(self._lifetimes.root(source), -1)
-        return variable >= 0 and self._kind(variable) == ARGUMENTS
+        members = self._tied(self._lifetimes.root(source))
+        return bool(members) and self._kind(members) == ARGUMENTS
 
-    def _plain(self) -> list[Buffer]:
+    def _plain(self) -> Iterator[Span]:
         """Values without a layout variable: constants, small arguments, intermediates with one reader."""
-        graph, problem, exists = self._graph, self.problem, materialised(self._graph)
+        graph, problem, exists = self._graph, self.problem, kernels(self._graph).exists
         small = (*graph.constants, *(v for v in graph.arguments if graph.values[v].free))
         constant = sum(graph.values[v].nbytes for v in small)
-        buffers = [Buffer(-1, np.array([float(constant)]), 0, self._end, ARGUMENTS)]
+        form = self._form("constants", -1, lambda: np.array([float(constant)]))
+        yield Span(form, 0, self._end, KINDS.index(ARGUMENTS))
         for index, variable in problem.op_variable.items():
-            op, codes = graph.ops[index], problem.variables[variable].codes
-            for position, value in enumerate(op.results):
+            for position, value in enumerate(graph.ops[index].results):
                 if (
                     exists[value]
                     and value not in problem.value_variable
                     and not self._lifetimes.shares(value)
                 ):
-                    local = self._local(graph.values[value].nbytes, result_layouts(op, codes, position))
-                    buffers.append(Buffer(variable, local, index, self._lifetimes.last(value), ACTIVATIONS))
-        return buffers
+                    key = (problem.folding.op_leader[index], position)
+                    form = self._form(key, variable, partial(self._result_bytes, *key))
+                    yield Span(form, index, self._lifetimes.last(value), KINDS.index(ACTIVATIONS))
 
-    def _local(self, nbytes: float, layouts: Layouts) -> Floats:
+    def _result_bytes(self, index: int, position: int) -> Floats:
+        """[K] bytes of a result under the labels of its op."""
+        op = self._graph.ops[index]
+        codes = self.problem.variables[self.problem.op_variable[index]].codes
+        nbytes = self._graph.values[op.results[position]].nbytes
+        return self._local_bytes(nbytes, result_layouts(op, codes, position))
+
+    def _local_bytes(self, nbytes: float, layouts: Layouts) -> Floats:
         return nbytes * local_fraction(layouts, self.problem.mesh)
 
     # Copies.
 
-    def _copy(self, edge: Edge) -> Copy | None:
+    def _copy(self, flow: Flow) -> Span | None:
         """The second buffer of a resharded value."""
-        if edge.op < 0:
-            return self._copy_at_maker(edge)
-        if self._graph.ops[edge.op].kind is OpKind.IDENTITY:
-            return self._copy_at_slot(edge)
+        if flow.op < 0:
+            return self._copy_at_maker(flow)
+        if self._graph.ops[flow.op].kind is OpKind.IDENTITY:
+            return self._copy_at_slot(flow)
         life = self._lifetimes
         inside = [
             v
-            for v in self._graph.ops[edge.op].results
-            if life.shares(v) and life.root(v) == life.root(edge.value)
+            for v in self._graph.ops[flow.op].results
+            if life.shares(v) and life.root(v) == life.root(flow.value)
         ]
-        return self._arriving(edge, edge.op, max([edge.op, *map(life.last, inside)]), COPIES)
+        return self._side(flow, Side.ARRIVING, flow.op, max([flow.op, *map(life.last, inside)]), COPIES)
 
-    def _copy_at_maker(self, edge: Edge) -> Copy:
+    def _copy_at_maker(self, flow: Flow) -> Span:
         """An anchored value before it is brought to its layout; one in place is brought out of its buffer."""
-        producer = self._graph.values[edge.value].producer
-        if self._lifetimes.shares(edge.value):
-            return self._arriving(edge, producer, self._needed_until(edge.target), COPIES)
-        local = self._local(self._graph.values[edge.value].nbytes, edge.source_layouts)[:, None]
-        return Copy(edge, _broadcast(local, edge), producer, producer, COPIES)
+        producer = self._graph.values[flow.value].producer
+        if self._lifetimes.shares(flow.value):
+            stop = self._needed_until(self._tied(flow.value))
+            return self._side(flow, Side.ARRIVING, producer, stop, COPIES)
+        return self._side(flow, Side.LEAVING, producer, producer, COPIES)
 
-    def _copy_at_slot(self, edge: Edge) -> Copy | None:
+    def _copy_at_slot(self, flow: Flow) -> Span | None:
         """A slot that would take a buffer over but wants another layout; others have their own anyway."""
-        if edge.value != self._first_member(edge.target) or not self._takes_over(edge.value):
+        members = self._tied(flow.value)
+        if flow.value != self._first_member(members) or not self._takes_over(flow.value):
             return None
-        if self._kind(edge.target) == ARGUMENTS:
+        if self._kind(members) == ARGUMENTS:
             return None
-        if self._in_argument(edge.value):
-            stop = self._end if self._kind(edge.target) == RESULTS else self._needed_until(edge.target)
-            return self._arriving(edge, edge.op, stop, LOOP)
-        return self._arriving(edge, edge.op, edge.op, COPIES)
+        if self._in_argument(flow.value):
+            stop = self._end if self._kind(members) == RESULTS else self._needed_until(members)
+            return self._side(flow, Side.ARRIVING, flow.op, stop, LOOP)
+        return self._side(flow, Side.ARRIVING, flow.op, flow.op, COPIES)
 
-    def _arriving(self, edge: Edge, start: int, stop: int, kind: str) -> Copy:
-        local = self._local(self._graph.values[edge.value].nbytes, edge.target_layouts)[None, :]
-        return Copy(edge, _broadcast(local, edge), start, stop, kind)
+    def _side(self, flow: Flow, side: Side, start: int, stop: int, kind: str) -> Span:
+        key = (flow.edge, side)
+        if key not in self._forms:
+            self._forms[key] = len(self._sides)
+            self._sides.append(key)
+        return Span(self._forms[key], start, stop, KINDS.index(kind))
 
 
-def _broadcast(local: Floats, edge: Edge) -> Floats:
-    return np.broadcast_to(local, (len(edge.source_layouts), len(edge.target_layouts)))
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """Many spans, by column."""
+
+    form: npt.NDArray[np.intp]
+    start: npt.NDArray[np.intp]
+    stop: npt.NDArray[np.intp]
+    kind: npt.NDArray[np.intp]
+
+    def live(self, point: int) -> Iterator[tuple[int, int]]:
+        """The forms that are live at a point, and how often each is."""
+        forms, counts = np.unique(self.form[(self.start <= point) & (point <= self.stop)], return_counts=True)
+        return zip(forms.tolist(), counts.tolist(), strict=True)
 
 
-def _charge(copy: Copy, unary: dict[int, Floats], pairwise: dict[tuple[int, int], Floats]) -> None:
-    source, target = copy.edge.source, copy.edge.target
-    matrix = copy.matrix()
+def _columns(spans: Sequence[Span]) -> _Spans:
+    table = np.array(spans, dtype=np.intp).reshape(-1, len(Span._fields))
+    return _Spans(*(table[:, column] for column in range(len(Span._fields))))
+
+
+def _members(problem: Problem) -> dict[int, list[int]]:
+    """The anchored values by the tensor that they are: tied values are one."""
+    members: dict[int, list[int]] = {}
+    for value in problem.value_variable:
+        tied = problem.classes.get(value)
+        members.setdefault(value if tied is None else tied.representative, []).append(value)
+    return members
+
+
+def _charge(
+    edge: Edge, matrix: Floats, unary: dict[int, Floats], pairwise: dict[tuple[int, int], Floats]
+) -> None:
+    source, target = edge.source, edge.target
     if source == target:
         unary[source] = unary.get(source, 0.0) + np.diagonal(matrix)
     else:
         pairwise[source, target] = pairwise.get((source, target), 0.0) + matrix
-
-
-def _add(live: Floats, item: Buffer | Copy, nbytes: float) -> None:
-    row = KINDS.index(item.kind)
-    live[row, item.start] += nbytes
-    live[row, item.stop + 1] -= nbytes

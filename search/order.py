@@ -17,7 +17,7 @@ from math import prod
 from autoshard.search.network import Network
 
 Graph = dict[int, set[int]]
-Rule = Callable[[Graph, Sequence[int], int], float]
+Rule = Callable[[Graph, Sequence[float], int], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class Order:
 
     def at_sizes(self, sizes: Sequence[int]) -> "Order":
         """The same order priced for other label counts."""
-        return _priced(self.sequence, self.scopes, sizes)
+        return _priced(self.sequence, self.scopes, [float(size) for size in sizes])
 
 
 def elimination_order(network: Network) -> Order:
     """A cheap elimination order by greedy rules; deterministic."""
-    sizes = network.sizes
+    sizes = [float(size) for size in network.sizes]  # products may be beyond all integers that fit a float
     orders = (_greedy(_graph(network), sizes, rule) for rule in (_clique_entries, _fill_entries))
     return min(orders, key=lambda order: order.operations)
 
@@ -56,16 +56,16 @@ def _graph(network: Network) -> Graph:
     return graph
 
 
-def _clique_entries(graph: Graph, sizes: Sequence[int], v: int) -> float:
-    return float(sizes[v] * prod(sizes[u] for u in graph[v]))
+def _clique_entries(graph: Graph, sizes: Sequence[float], v: int) -> float:
+    return sizes[v] * prod(sizes[u] for u in graph[v])
 
 
-def _fill_entries(graph: Graph, sizes: Sequence[int], v: int) -> float:
+def _fill_entries(graph: Graph, sizes: Sequence[float], v: int) -> float:
     missing = (pair for pair in combinations(sorted(graph[v]), 2) if pair[1] not in graph[pair[0]])
-    return float(sum(sizes[a] * sizes[b] for a, b in missing))
+    return sum(sizes[a] * sizes[b] for a, b in missing)
 
 
-def _greedy(graph: Graph, sizes: Sequence[int], rule: Rule) -> Order:
+def _greedy(graph: Graph, sizes: Sequence[float], rule: Rule) -> Order:
     """Eliminate the variable of least (rule, clique table, index) until none is left."""
     scores = {v: (rule(graph, sizes, v), _clique_entries(graph, sizes, v), v) for v in graph}
     heap = sorted(scores.values())
@@ -94,7 +94,7 @@ def _eliminate(graph: Graph, v: int) -> list[int]:
     return sorted(neighbours.union(*(graph[u] for u in neighbours)))
 
 
-def _priced(sequence: tuple[int, ...], scopes: tuple[tuple[int, ...], ...], sizes: Sequence[int]) -> Order:
-    tables = [float(prod(sizes[u] for u in scope)) for scope in scopes]
+def _priced(sequence: tuple[int, ...], scopes: tuple[tuple[int, ...], ...], sizes: Sequence[float]) -> Order:
+    tables = [prod((sizes[u] for u in scope), start=1.0) for scope in scopes]
     operations = sum(table * sizes[v] for v, table in zip(sequence, tables, strict=True))
     return Order(sequence, scopes, operations, max(tables, default=1.0))

@@ -126,10 +126,11 @@ def _most_rest_seconds(problem: Problem, limit_bytes: float) -> float:
 
     Arguments are all live at once, so they keep within the limit together; the rest may take turns.
     """
-    values, layouts = problem.graph.values, {n for n, v in enumerate(problem.variables) if v.cost is None}
-    arguments = layouts & {problem.value_variable.get(value, -1) for value in problem.graph.arguments}
-    at_rest = sum(values[problem.variables[n].subject].nbytes for n in arguments)
-    others = sum(values[problem.variables[n].subject].nbytes for n in layouts - arguments)
+    layouts = {n: variable for n, variable in enumerate(problem.variables) if variable.cost is None}
+    nbytes = {n: problem.graph.values[v.subject].nbytes * v.trips for n, v in layouts.items()}
+    arguments = {problem.value_variable.get(value, -1) for value in problem.graph.arguments}
+    at_rest = sum(size for n, size in nbytes.items() if n in arguments)
+    others = sum(size for n, size in nbytes.items() if n not in arguments)
     return REST_PRICE * stream_seconds(min(limit_bytes, at_rest) + others, problem.mesh.slice.chip)
 
 

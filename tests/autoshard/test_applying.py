@@ -18,6 +18,7 @@ import autoshard
 from autoshard.application import Application
 from autoshard.applying import argument_specs, constraints_of
 from autoshard.errors import PlanMismatchError
+from autoshard.name_patterns import expand_name
 from autoshard.plan import Plan
 from autoshard.specs import parse_spec, rank_of, to_partition_spec
 from autoshard.trace import trace
@@ -268,6 +269,58 @@ def test_a_tensor_of_the_plan_that_the_function_lacks(small: Any) -> None:
         constraints_of(
             msgspec.structs.replace(plan, tensors=tensors), trace(small.function, small.arguments).equations
         )
+
+
+def unrolled(params: Any, x: Any) -> Any:
+    """Three layers, unrolled; the sums of the hidden activations are of one name."""
+    for layer in params:
+        hidden = jnp.tanh(jnp.einsum("be,ef->bf", x, layer["up"]))
+        gate = jnp.einsum("bf,bf->b", hidden, hidden)
+        x = x + gate[:, None] * jnp.einsum("bf,fe->be", hidden, layer["down"])
+    return x
+
+
+UNROLLED = ([{"up": jnp.ones((64, 256)), "down": jnp.ones((256, 64))}] * 3, jnp.ones((16, 64)))
+
+
+def folded(plan: Plan) -> Plan:
+    """The plan with the einsums of each layer as one record, laid out as that of the first."""
+    patterns = {
+        each.name: pattern
+        for pattern in ("{0..2}/up", "bf,bf->b{#1..3}", "{0..2}/down")
+        for each in plan.einsums
+        if each.name == expand_name(pattern)[0]
+    }
+    einsums = [
+        msgspec.structs.replace(each, name=patterns[each.name], repeats=3)
+        for each in plan.einsums
+        if each.name in patterns
+    ]
+    return msgspec.structs.replace(plan, einsums=tuple(einsums))
+
+
+def test_a_record_of_copies_constrains_every_copy() -> None:
+    plan = autoshard.tune(unrolled, *UNROLLED, slice="cpu:8", refine="none")
+    found = trace(unrolled, UNROLLED).equations
+    paths = {e.name: e.path for e in found.equations}
+    short = folded(plan)
+    constraints = constraints_of(short, found)
+    assert len(short.einsums) == 3
+    for einsum in short.einsums:
+        names = expand_name(einsum.name)
+        assert len({constraints.operands[paths[name]] for name in names}) == 1
+        assert len({constraints.results[paths[name]] for name in names}) == 1
+    same(autoshard.jit(unrolled, plan=short)(*UNROLLED), unrolled(*UNROLLED))
+
+
+def test_a_copy_that_is_gone_is_named() -> None:
+    plan = folded(autoshard.tune(unrolled, *UNROLLED, slice="cpu:8", refine="none"))
+    more = msgspec.structs.replace(plan.einsums[0], name="{1..4}/up", repeats=4)
+    message = error_of(unrolled, msgspec.structs.replace(plan, einsums=(more,)), *UNROLLED)
+    assert re.search(
+        r"einsum `3/up` \(.*py:\d+\) of the plan is not in the function, nor are 1 more of `\{1..4\}/up`",
+        message,
+    )
 
 
 # ---- from names to paths

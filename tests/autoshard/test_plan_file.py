@@ -7,8 +7,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
 
 from autoshard.errors import PlanError
+from autoshard.name_patterns import count_names, escape_name, fold_names
 from autoshard.plan import Plan, load_plan
 from autoshard.plan_file import check_writable, format_record, parse_record
 from autoshard.plan_records import (
@@ -30,6 +33,15 @@ from autoshard.plan_records import (
 
 _FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 _INTS = st.integers(-(2**63), 2**64 - 1)
+_COPIES = st.builds("l/{}/w{}".format, st.integers(0, 12), st.integers(1, 3))
+_PATTERNS = st.text().map(escape_name) | st.lists(_COPIES, min_size=1).map(lambda names: fold_names(names)[0])
+
+
+def _counted(record: Any) -> Any:
+    """The record with as many repeats as its name says."""
+    return msgspec.structs.replace(record, repeats=count_names(record.name))
+
+
 _COLLECTIVES = st.builds(CollectiveRecord, bytes_per_chip=_INTS, seconds=_FLOATS)
 _PLANS = st.builds(
     Plan,
@@ -37,11 +49,15 @@ _PLANS = st.builds(
     mesh_axes=st.lists(st.builds(AxisRecord, size=_INTS, torus_dim=_INTS, stride=_INTS), max_size=3).map(
         tuple
     ),
-    arguments=st.dictionaries(st.text(), st.builds(ArgumentRecord), max_size=3),
+    arguments=st.dictionaries(
+        st.text() | _COPIES,
+        st.builds(ArgumentRecord, type=st.just("f32[8]"), spec=st.sampled_from(["", "x"])),
+    ),
     results=st.dictionaries(st.text(), st.builds(ResultRecord), max_size=3),
     einsums=st.lists(
         st.builds(
             EinsumRecord,
+            name=_PATTERNS,
             trips=_INTS,
             operands=st.lists(st.none() | st.text(), max_size=2).map(tuple),
             collectives=st.lists(_COLLECTIVES, max_size=2).map(tuple),
@@ -49,13 +65,18 @@ _PLANS = st.builds(
             hbm_seconds=_FLOATS,
             ici_seconds=_FLOATS,
             flops_per_chip=_FLOATS,
-        ),
+        ).map(_counted),
         max_size=2,
     ).map(tuple),
     tensors=st.lists(
         st.builds(
-            TensorRecord, trips=_INTS, hbm_seconds=_FLOATS, ici_seconds=_FLOATS, collectives=st.just(())
-        ),
+            TensorRecord,
+            name=_PATTERNS,
+            trips=_INTS,
+            hbm_seconds=_FLOATS,
+            ici_seconds=_FLOATS,
+            collectives=st.just(()),
+        ).map(_counted),
         max_size=2,
     ).map(tuple),
     predicted=st.builds(
@@ -97,6 +118,7 @@ def test_any_plan_loads_back_equal_and_is_written_the_same_again(plan: Plan) -> 
     text = format_record(plan)
     loaded = parse_record(text, Plan, source="test")
     assert loaded == plan
+    assert list(loaded.arguments) == list(plan.arguments)
     assert format_record(loaded) == text
 
 
@@ -107,8 +129,48 @@ def test_save_and_load(plan: Plan, tmp_path: Path) -> None:
     assert load_plan(str(path)) == plan
 
 
-def test_the_plan_of_schema_1_is_written_byte_for_byte_as_it_is(plan: Plan, plan_path: Path) -> None:
-    assert format_record(plan) == plan_path.read_text(encoding="utf-8")
+def test_the_plan_of_schema_1_is_written_in_schema_2_and_else_as_it_is(plan: Plan, plan_path: Path) -> None:
+    kept = plan_path.read_text(encoding="utf-8")
+    assert format_record(plan) == kept.replace('"schema": {"version": 1,', '"schema": {"version": 2,')
+
+
+def test_names_of_schema_1_are_no_patterns(plan_path: Path) -> None:
+    plain = json.loads(plan_path.read_text(encoding="utf-8"))
+    plain["einsums"][0]["name"] = "f{0..3}"
+    plain["arguments"]["w{x}"] = plain["arguments"].pop("x")
+    loaded = parse_record(json.dumps(plain), Plan, source="plan.json")
+    assert loaded.einsums[0].name == "f{{0..3}}"
+    assert list(loaded.arguments)[-1] == "w{x}"
+    assert parse_record(format_record(loaded), Plan, source="plan.json") == loaded
+
+
+@pytest.fixture
+def unrolled_path() -> Path:
+    """A plan file of schema 2: 12 unrolled layers. It is kept for ever."""
+    return Path(__file__).parents[1] / "assets" / "plans" / "unrolled.v5e-2x4.schema-2.json"
+
+
+def test_the_plan_of_schema_2_is_written_byte_for_byte_as_it_is(unrolled_path: Path) -> None:
+    assert format_record(load_plan(unrolled_path)) == unrolled_path.read_text(encoding="utf-8")
+
+
+def test_the_arrays_of_the_plan_of_schema_2_are_those_of_its_tree_in_order(unrolled_path: Path) -> None:
+    plan = load_plan(unrolled_path)
+    params = [
+        f"params/layers/{layer}/{name}"
+        for layer in sorted(map(str, range(12)))  # the order of a dict's keys
+        for name in ("ln1/scale", "ln2/scale", "wi", "wo")
+    ]
+    caches = [f"{{}}/{layer}/k" for layer in range(12)]
+    assert list(plan.arguments) == [
+        *("params/embed", *params, *(name.format("cache") for name in caches), "tokens")
+    ]
+    assert list(plan.results) == ["result/0", *(name.format("result/1") for name in caches)]
+    assert plan.arguments["cache/7/k"].donated
+    layout = plan.in_shardings(AbstractMesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2))
+    assert layout[0]["layers"]["10"]["wi"].spec == P(None, ("x", "y"))
+    assert [each.repeats for each in plan.einsums] == [12, 12, 12, 1]
+    assert [each.repeats for each in plan.tensors] == [12, 12]
 
 
 def test_the_file_is_json_with_one_array_per_line(plan_path: Path) -> None:
@@ -274,27 +336,23 @@ def test_an_unknown_field_is_refused_in_this_revision(plan_path: Path) -> None:
         parse_record(_changed(plan_path, {"colour": "red"}), Plan, source="plan.json")
 
 
-def test_a_newer_revision_is_read_with_a_warning(plan: Plan, plan_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_newer_revision_is_read_with_a_warning(version: int, plan: Plan, plan_path: Path) -> None:
     plain = json.loads(plan_path.read_text(encoding="utf-8"))
-    plain["schema"] = {"version": 1, "revision": 7, "digest": "abc"}
+    plain["schema"] = {"version": version, "revision": 7, "digest": "abc"}
     plain["created_by"] = "autoshard 0.9.0"
     plain["colour"] = "red"
     plain["arguments"]["x"]["memory"] = "hbm"
     plain["einsums"][0]["collectives"][0]["phase"] = 3
     plain["estimated"]["cycles"] = 1
-    with pytest.warns(UserWarning, match=r"autoshard 0.9.0 in a newer revision of schema 1"):
+    with pytest.warns(UserWarning, match=f"autoshard 0.9.0 in a newer revision of schema {version}"):
         loaded = parse_record(json.dumps(plain), Plan, source="plan.json")
-    expected = msgspec.structs.replace(
-        plan,
-        schema=msgspec.structs.replace(plan.schema, revision=7),
-        created_by="autoshard 0.9.0",
-    )
-    assert loaded == expected
+    assert loaded == msgspec.structs.replace(plan, created_by="autoshard 0.9.0")
 
 
 def test_a_newer_version_is_refused(plan_path: Path) -> None:
-    change = {"schema": {"version": 2, "revision": 0}, "created_by": "autoshard 2.0.0"}
-    message = "made by autoshard 2.0.0, schema 2; this autoshard reads schema 1: upgrade autoshard"
+    change = {"schema": {"version": 3, "revision": 0}, "created_by": "autoshard 2.0.0"}
+    message = "made by autoshard 2.0.0, schema 3; this autoshard reads schema 1 and 2: upgrade autoshard"
     with pytest.raises(PlanError, match=message):
         parse_record(_changed(plan_path, change), Plan, source="plan.json")
 

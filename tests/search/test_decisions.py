@@ -7,9 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from autoshard.search.building import build_problem
 from autoshard.search.candidates import PARTIAL
 from autoshard.search.decisions import COPY, Decisions, OpDecision, spell_out
-from autoshard.search.problem import Problem, build_problem
+from autoshard.search.problem import Problem
 from tests.search.graphs import (
     Sketch,
     feed_forward,

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoshard.search.building import build_problem
 from autoshard.search.followers import Followers, fold_followers
 from autoshard.search.graph import Graph
 from autoshard.search.memory import MemoryModel
-from autoshard.search.problem import Problem, build_problem
+from autoshard.search.problem import Problem
 from autoshard.search.solver import solve
 from tests.search.graphs import Sketch, feed_forward, mesh_of, parallel_sum, two_readers
 

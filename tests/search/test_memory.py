@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoshard.cost.layouts import UNREDUCED
+from autoshard.search.building import build_problem
 from autoshard.search.graph import Graph
 from autoshard.search.memory import ACTIVATIONS, ARGUMENTS, COPIES, LOOP, RESULTS, MemoryModel
-from autoshard.search.problem import Problem, build_problem
+from autoshard.search.problem import Problem
 from tests.search.graphs import (
     Sketch,
     cache_update,

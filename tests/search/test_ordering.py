@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoshard.cost.collectives import Kind, collective_seconds
+from autoshard.search.building import build_problem
 from autoshard.search.ordering import Orders, unreduced_axes
-from autoshard.search.problem import Problem, build_problem
+from autoshard.search.problem import Problem
 from tests.search.graphs import (
     Sketch,
     feed_forward,

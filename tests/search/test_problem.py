@@ -8,7 +8,8 @@ import pytest
 from autoshard.cost.layouts import UNREDUCED
 from autoshard.cost.reshard import reshard_seconds
 from autoshard.cost.torus import native_mesh
-from autoshard.search.problem import REST_PRICE, VariableKind, build_problem, copies, has_unreduced
+from autoshard.search.building import build_problem
+from autoshard.search.problem import REST_PRICE, VariableKind, copies, has_unreduced
 from tests.search.graphs import (
     Sketch,
     feed_forward,
