@@ -15,22 +15,23 @@ import jax
 
 import autoshard
 from autoshard.cost.torus import TorusMesh
+from autoshard.coverage import coverage_record
+from autoshard.name_patterns import count_names, fold_names
 from autoshard.notation import einsum_layout
 from autoshard.plan import Plan
 from autoshard.plan_records import (
     ArgumentRecord,
     AxisRecord,
     CollectiveRecord,
-    Coverage,
     EinsumRecord,
     FunctionRecord,
     Prediction,
     ResultRecord,
     TensorRecord,
-    UnruledPrimitive,
     Versions,
 )
-from autoshard.search.decisions import Decisions, Movement, OpDecision, spell_out
+from autoshard.plan_shardings import structure_text
+from autoshard.search.decisions import Decisions, OpDecision, spell_out
 from autoshard.search.graph import Graph, OpKind
 from autoshard.search.ordering import Spec
 from autoshard.search.planner import Candidate, Outcome
@@ -60,8 +61,8 @@ def make_plan(
             target=target,
             inputs=inputs,
             fingerprint=traced.fingerprint(),
-            tree_in=str(_positional(traced)),
-            tree_out=str(traced.out_tree),
+            tree_in=structure_text(_positional(traced)),
+            tree_out=structure_text(traced.out_tree),
         ),
         slice=mesh.slice.name,
         mesh_axes=tuple(
@@ -70,11 +71,11 @@ def make_plan(
         objective=objective,
         arguments=_arguments(traced, problem.graph, decisions),
         results=_results(traced, problem.graph, decisions),
-        einsums=tuple(_einsum(d, mesh) for d in decisions.ops if d.op.kind is OpKind.EINSUM),
-        tensors=tuple(_tensor(d, problem.graph, mesh) for d in decisions.ops if _is_tensor(d)),
+        einsums=_einsums(decisions),
+        tensors=_tensors(decisions),
         predicted=_prediction(traced, problem, candidate, outcome, decisions),
         versions=_versions(),
-        coverage=_coverage(problem.graph),
+        coverage=coverage_record(problem.graph),
     )
 
 
@@ -98,17 +99,21 @@ def _chain(chain: Sequence[Spec], mesh: TorusMesh) -> str | None:
 
 
 def _arguments(traced: Traced, graph: Graph, decisions: Decisions) -> dict[str, ArgumentRecord]:
-    mesh = decisions.problem.mesh
+    mesh, taken = decisions.problem.mesh, dict(graph.aliases)
     return {
         name: ArgumentRecord(
             type=format_type(aval.dtype, aval.shape),
-            spec=_text(decisions.spec_of_value(value), mesh),
+            spec=_text(decisions.spec_of_value(_holder(graph, position, taken.get(position))), mesh),
             donated=position in traced.donated,
         )
-        for position, (name, aval, value) in enumerate(
-            zip(traced.argument_names, traced.in_avals, graph.arguments, strict=True)
-        )
+        for position, (name, aval) in enumerate(zip(traced.argument_names, traced.in_avals, strict=True))
     }
+
+
+def _holder(graph: Graph, position: int, result: int | None) -> int:
+    """The value whose layout an argument has: for a small one that is donated the `result` in its buffer."""
+    value = graph.arguments[position]
+    return graph.results[result] if graph.values[value].free and result is not None else value
 
 
 def _results(traced: Traced, graph: Graph, decisions: Decisions) -> dict[str, ResultRecord]:
@@ -121,17 +126,33 @@ def _results(traced: Traced, graph: Graph, decisions: Decisions) -> dict[str, Re
     }
 
 
-def _einsum(decision: OpDecision, mesh: TorusMesh) -> EinsumRecord:
+def _patterns(decision: OpDecision, graph: Graph) -> tuple[str, ...]:
+    """Patterns of the names of an op's copies; each becomes a record."""
+    return fold_names([graph.ops[copy].name for copy in decision.copies])
+
+
+def _einsums(decisions: Decisions) -> tuple[EinsumRecord, ...]:
+    problem = decisions.problem
+    return tuple(
+        _einsum(decision, pattern, problem.mesh)
+        for decision in decisions.ops
+        if decision.op.kind is OpKind.EINSUM
+        for pattern in _patterns(decision, problem.graph)
+    )
+
+
+def _einsum(decision: OpDecision, pattern: str, mesh: TorusMesh) -> EinsumRecord:
     op = decision.op
     return EinsumRecord(
-        name=op.name,
+        name=pattern,
+        repeats=count_names(pattern),
         source=op.source,
         equation=op.equation,
         trips=op.trips,
         layout=einsum_layout(decision, mesh),
         operands=tuple(_chain(chain, mesh) for chain in decision.operands),
         result=_chain(decision.result, mesh),
-        collectives=_collectives(decision.movements),
+        collectives=_collectives(decision, pattern),
         compute_seconds=decision.compute_seconds,
         hbm_seconds=decision.hbm_seconds,
         ici_seconds=decision.ici_seconds,
@@ -139,16 +160,17 @@ def _einsum(decision: OpDecision, mesh: TorusMesh) -> EinsumRecord:
     )
 
 
-def _collectives(movements: Sequence[Movement]) -> tuple[CollectiveRecord, ...]:
+def _collectives(decision: OpDecision, pattern: str) -> tuple[CollectiveRecord, ...]:
+    """The collectives of an op and its copies; what the op itself makes goes by the name of the record."""
     return tuple(
         CollectiveRecord(
             kind=m.kind,
             axes=",".join(m.axes),
             bytes_per_chip=round(m.bytes_per_chip),
             seconds=m.seconds,
-            tensor=m.tensor,
+            tensor=pattern if m.tensor == decision.op.name else m.tensor,
         )
-        for m in movements
+        for m in decision.movements
     )
 
 
@@ -178,15 +200,26 @@ def _pinned_operands(decision: OpDecision, graph: Graph, mesh: TorusMesh) -> tup
     return tuple(_chain(chain, mesh) if pinned else None for chain, pinned in pairs)
 
 
-def _tensor(decision: OpDecision, graph: Graph, mesh: TorusMesh) -> TensorRecord:
+def _tensors(decisions: Decisions) -> tuple[TensorRecord, ...]:
+    problem = decisions.problem
+    return tuple(
+        _tensor(decision, pattern, problem.graph, problem.mesh)
+        for decision in decisions.ops
+        if _is_tensor(decision)
+        for pattern in _patterns(decision, problem.graph)
+    )
+
+
+def _tensor(decision: OpDecision, pattern: str, graph: Graph, mesh: TorusMesh) -> TensorRecord:
     op = decision.op
     return TensorRecord(
-        name=op.name,
+        name=pattern,
+        repeats=count_names(pattern),
         source=op.source,
         spec=_chain(decision.result, mesh),
         operands=_pinned_operands(decision, graph, mesh),
         trips=op.trips,
-        collectives=_collectives(decision.movements),
+        collectives=_collectives(decision, pattern),
         hbm_seconds=decision.hbm_seconds,
         ici_seconds=decision.ici_seconds,
     )
@@ -203,14 +236,14 @@ def _prediction(
         seconds=seconds,
         lower_bound_seconds=outcome.bound_seconds,
         gap=gap,
-        compute_seconds=sum(d.compute_seconds * d.op.trips for d in ops),
-        hbm_seconds=sum(d.hbm_seconds * d.op.trips for d in ops),
-        ici_seconds=sum(d.ici_seconds * d.op.trips for d in ops) + decisions.orders.permute_seconds,
+        compute_seconds=sum(d.compute_seconds * d.executions for d in ops),
+        hbm_seconds=sum(d.hbm_seconds * d.executions for d in ops),
+        ici_seconds=sum(d.ici_seconds * d.executions for d in ops) + decisions.orders.permute_seconds,
         exposed_ici_fraction=chip.exposed_ici_fraction,
         hbm_bytes_per_chip=round(candidate.peak.nbytes),
         hbm_by_kind={kind: round(nbytes) for kind, nbytes in candidate.peak.by_kind.items() if nbytes},
         hbm_limit_bytes=round(chip.hbm_usable_bytes),
-        flops_per_chip=sum(d.flops_per_chip * d.op.trips for d in ops),
+        flops_per_chip=sum(d.flops_per_chip * d.executions for d in ops),
         tokens=_tokens(traced),
     )
 
@@ -234,22 +267,4 @@ def _versions() -> Versions:
         jaxlib=importlib.metadata.version("jaxlib"),
         libtpu=libtpu,
         autoshard=autoshard.__version__,
-    )
-
-
-def _coverage(graph: Graph) -> Coverage:
-    unruled: dict[str, list[float]] = {}
-    for op in graph.ops:
-        if not op.ruled:
-            nbytes = sum(graph.values[v].nbytes for v in (*op.operands, *op.results))
-            unruled.setdefault(op.primitive, []).append(nbytes)
-    covered = sum(op.flops * op.trips for op in graph.ops if op.ruled)
-    return Coverage(
-        equations=graph.equations,
-        einsums=len(graph.einsums),
-        flops_fraction=covered / graph.flops if graph.flops else 1.0,
-        unruled=tuple(
-            UnruledPrimitive(primitive=name, count=len(sizes), bytes=round(sum(sizes)))
-            for name, sizes in sorted(unruled.items())
-        ),
     )

@@ -1,13 +1,13 @@
 """What an op costs under each of its strategies: matrix unit against HBM, once, without collectives.
 
 An einsum takes max(compute, memory) of its local part (Pope et al. section 2).  Elementwise chains are fused
-by the compiler: they are charged for the tensors that really exist between fusions, not op by op.  Work that
-is repeated by replicated chips is charged in full, which is what makes replication lose.
+by the compiler (`autoshard.search.kernels`): they are charged for the tensors that really exist, once per
+kernel, not op by op.  Work that is repeated by replicated chips is charged in full, which is what makes
+replication lose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ from autoshard.cost.roofline import einsum_seconds, padded_flops, stream_seconds
 from autoshard.cost.torus import TorusMesh
 from autoshard.cost.traffic import traffic_seconds
 from autoshard.search.candidates import Strategies, factor_shards, operand_layouts, result_layouts
-from autoshard.search.graph import FactorKind, Graph, Op, OpKind, consumers
+from autoshard.search.graph import FactorKind, Graph, Op, OpKind
+from autoshard.search.kernels import Kernels, fuses
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,26 +44,7 @@ class OpCost:
         return np.maximum(self.compute_seconds, self.hbm_seconds)
 
 
-def materialised(graph: Graph) -> list[bool]:
-    """For each value whether it exists between fusions, so that it is written and read.
-
-    That is: what einsums and other non-fusible ops make or read, what several ops read, what enters a loop.
-    """
-    readers = consumers(graph)
-    exists = []
-    for value in graph.values:
-        made = value.producer >= 0 and graph.ops[value.producer].kind in _WRITERS
-        reading = {op for op, _ in readers[value.index]}
-        read = any(graph.ops[op].kind in _READERS or graph.ops[op].loop != value.loop for op in reading)
-        exists.append(made or read or len(reading) > 1)
-    return exists
-
-
-_WRITERS = frozenset({OpKind.EINSUM, OpKind.OTHER})
-_READERS = frozenset({OpKind.EINSUM, OpKind.UPDATE, OpKind.IDENTITY})
-
-
-def op_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, exists: Sequence[bool]) -> OpCost:
+def op_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fused: Kernels) -> OpCost:
     """Price one op under each strategy.
 
     Args:
@@ -70,7 +52,7 @@ def op_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, exists: Se
         codes: [K, A] its strategies.
         graph: The graph it is of.
         mesh: The mesh.
-        exists: `materialised(graph)`.
+        fused: `kernels(graph)`.
     """
     if op.kind is OpKind.EINSUM:
         return _einsum_cost(op, codes, graph, mesh)
@@ -79,7 +61,7 @@ def op_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, exists: Se
         return OpCost(zero, zero, zero)
     if op.kind is OpKind.UPDATE:
         return OpCost(zero, _update_seconds(op, codes, graph, mesh), zero)
-    return OpCost(zero, _moved_seconds(op, codes, graph, mesh, exists), zero)
+    return OpCost(zero, _moved_seconds(op, codes, graph, mesh, fused), zero)
 
 
 def _einsum_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) -> OpCost:
@@ -136,20 +118,19 @@ def _update_seconds(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) ->
     return 2 * stream_seconds(graph.values[op.operands[position]].nbytes * fraction, mesh.slice.chip)
 
 
-def _moved_seconds(
-    op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, exists: Sequence[bool]
-) -> Floats:
+def _moved_seconds(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fused: Kernels) -> Floats:
     """Reading and writing the operands and results that exist between fusions."""
     seconds = np.zeros(len(codes))
     for position, value in enumerate(op.results):
         known = graph.values[value]
-        if exists[value] and not known.free and not known.stored_bytes:
+        if fused.exists[value] and not known.free and not known.stored_bytes:
             seconds += _access_seconds(graph, value, result_layouts(op, codes, position), mesh)
     if op.primitive in _SPARSE_READERS:
         return seconds * 2
     for position, value in enumerate(op.operands):
         known = graph.values[value]
-        if exists[value] and not known.free and not (known.stored_bytes and op.kind is OpKind.VIEW):
+        read = (op.index, position) in fused.first_reads or not fuses(op)
+        if read and not known.free and not (known.stored_bytes and op.kind is OpKind.VIEW):
             seconds += _access_seconds(graph, value, operand_layouts(op, codes, position), mesh)
     return seconds
 

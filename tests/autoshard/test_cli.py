@@ -13,6 +13,8 @@ import autoshard
 from autoshard.cli import COMMANDS, main
 from autoshard.errors import InfeasibleError, TraceError
 from autoshard.plan import Plan, load_plan
+from autoshard.plan_records import Coverage
+from autoshard.progress import Progress
 from autoshard.tune_result import TuneResult
 
 TUNE = ["tune", "palm.py:decode_step", "--slice", "v4:4x4x4"]
@@ -133,6 +135,63 @@ def test_a_reader_that_goes_away_gets_no_traceback(plan_path: Path) -> None:
 def test_explain_as_json(plan_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(plan_path), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["function"] == "decode_step"
+
+
+def _covering(monkeypatch: pytest.MonkeyPatch, plan: Plan) -> list[tuple[str, str | None]]:
+    """Stands in for tracing; the list holds the target and the inputs of every call."""
+    calls: list[tuple[str, str | None]] = []
+
+    def coverage_of_target(target: str, inputs: str | None, progress: Progress) -> tuple[str, Coverage]:
+        calls.append((target, inputs))
+        progress.note("traced 412 equations in 1.00 s")
+        return "decode_step", plan.coverage
+
+    _stand_in(monkeypatch, "autoshard.target_coverage", coverage_of_target)
+    return calls
+
+
+def test_the_coverage_of_a_plan_is_in_the_plan(plan_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(plan_path), "--coverage"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("decode_step: 3 einsums among 412 equations\n")
+    assert captured.err == ""
+    assert main(["explain", str(plan_path), "--coverage", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["coverage"]["flops_fraction"] == 0.9987
+
+
+@pytest.mark.parametrize("inputs", [[], ["--inputs", "palm.py:decode_inputs"]])
+def test_the_coverage_of_a_function_needs_no_plan(
+    inputs: list[str], plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = _covering(monkeypatch, plan)
+    assert main(["explain", "palm.py:decode_step", "--coverage", *inputs, "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["function"] == "decode_step"
+    assert captured.err == "traced 412 equations in 1.00 s\n"
+    assert calls == [("palm.py:decode_step", inputs[-1] if inputs else None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["palm.py:decode_step"], "is a function, and what is explained is a plan"),
+        (["plan.json", "--coverage", "--inputs", "palm.py:inputs"], "--inputs goes with a function"),
+    ],
+)
+def test_a_plan_and_a_function_are_told_apart(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_plan_file_with_a_colon_in_its_name_is_a_plan(
+    plan_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "decode:v4"
+    odd.write_bytes(plan_path.read_bytes())
+    assert main(["explain", str(odd), "--coverage"]) == 0
+    assert capsys.readouterr().out.startswith("decode_step: ")
 
 
 # ---- tune

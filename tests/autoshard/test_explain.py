@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -6,8 +7,8 @@ import pytest
 
 from autoshard.explain import explain
 from autoshard.explain_text import to_json, to_text
-from autoshard.plan import Plan
-from autoshard.plan_records import Measurement
+from autoshard.plan import Plan, load_plan
+from autoshard.plan_records import Measurement, UnruledPrimitive
 
 
 def test_the_text_of_the_kept_plan(plan: Plan, plan_path: Path) -> None:
@@ -38,6 +39,31 @@ def test_time_and_share_of_an_einsum(plan: Plan) -> None:
     assert first.seconds == pytest.approx(101.0736e-6)
     assert first.bound == "HBM"
     assert first.share == pytest.approx(118 * 101.0736e-6 / 0.0185)
+
+
+def test_copies_count_as_trips(plan: Plan) -> None:
+    """118 unrolled copies take the share of 118 trips of a scan, and read so."""
+    copies = msgspec.structs.replace(plan.einsums[0], name="layers/{0..117}/wi", trips=1, repeats=118)
+    nested = msgspec.structs.replace(plan.tensors[0], name="residual{#1..59}", trips=2, repeats=59)
+    unrolled = explain(msgspec.structs.replace(plan, einsums=(copies,), tensors=(nested,)))
+    scanned = explain(plan)
+    assert unrolled.einsums[0].share == scanned.einsums[0].share
+    assert unrolled.tensors[0].share == scanned.tensors[0].share
+    text = to_text(unrolled)
+    assert re.search(r"^layers/\{0..117\}/wi +\S+ +palm.py:41 +118 ", text, re.MULTILINE)
+    assert re.search(r"^residual\{#1..59\} +\S+ +palm.py:70 +118 ", text, re.MULTILINE)
+    facts = json.loads(to_json(unrolled))
+    assert [(each["trips"], each["repeats"]) for each in facts["einsums"] + facts["tensors"]] == [
+        (1, 118),
+        (2, 59),
+    ]
+
+
+def test_the_text_of_the_kept_unrolled_plan(plan_path: Path) -> None:
+    path = plan_path.with_name("unrolled.v5e-2x4.schema-2.json")
+    golden = path.with_suffix(".explain.txt").read_text(encoding="utf-8")
+    assert to_text(explain(load_plan(path))) + "\n" == golden
+    assert "\n12 more tensors are pinned and move nothing" in golden
 
 
 def test_what_takes_longest_bounds(plan: Plan) -> None:
@@ -99,3 +125,17 @@ def test_unknown_tokens_and_a_plan_without_einsums(plan: Plan) -> None:
     assert "chip-ms per token" not in text
     assert "runner-up" not in text
     assert "einsum  " not in text
+
+
+def test_the_coverage_line_has_the_bytes_of_plans_that_counted_them(plan: Plan) -> None:
+    assert to_text(explain(plan)).splitlines()[-2:] == [
+        "coverage: 3 einsums among 412 equations, 99.9% of the flops",
+        "    replicated for want of a rule: top_k, 1 times, 32.0 KiB",
+    ]
+    row = UnruledPrimitive(primitive="sort", count=2, bytes=2048)
+    newer = msgspec.structs.replace(plan.coverage, bytes_fraction=0.985, unsplit=(row,))
+    assert to_text(explain(msgspec.structs.replace(plan, coverage=newer))).splitlines()[-3:] == [
+        "coverage: 3 einsums among 412 equations, 99.9% of the flops, 98.5% of the bytes",
+        "    replicated for want of a rule: top_k, 1 times, 32.0 KiB",
+        "    replicated as nothing can be split: sort, 2 times, 2.00 KiB",
+    ]

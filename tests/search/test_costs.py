@@ -6,8 +6,9 @@ import pytest
 
 from autoshard.cost.torus import TorusMesh
 from autoshard.search.candidates import strategies
-from autoshard.search.costs import OpCost, materialised, op_cost
+from autoshard.search.costs import OpCost, op_cost
 from autoshard.search.graph import Factor, FactorKind, Graph, OpKind
+from autoshard.search.kernels import kernels
 from tests.search.graphs import Sketch, cache_update, feed_forward, mesh_of, scanned_feed_forward, split_heads
 
 FLOPS_PER_SECOND = 197e12 * 0.92
@@ -18,7 +19,7 @@ MESH = mesh_of("v5e:1x2")
 
 
 def _cost(graph: Graph, op: int, mesh: TorusMesh = MESH) -> OpCost:
-    return op_cost(graph.ops[op], strategies(graph.ops[op], mesh), graph, mesh, materialised(graph))
+    return op_cost(graph.ops[op], strategies(graph.ops[op], mesh), graph, mesh, kernels(graph))
 
 
 def test_a_local_einsum_by_hand() -> None:
@@ -109,7 +110,7 @@ def _chain() -> Graph:
 
 def test_a_fused_chain_is_charged_for_its_ends() -> None:
     graph = _chain()
-    exists = materialised(graph)
+    exists = kernels(graph).exists
     first, between, last = (graph.ops[i].results[0] for i in (0, 1, 2))
     assert (exists[first], exists[between], exists[last]) == (True, False, True)
     size = 2 * 256 * 1024

@@ -1,0 +1,97 @@
+"""Kernels: which ops the compiler fuses, hence which tensors exist in memory and how often they are read.
+
+Elementwise ops, views and reductions fuse with what makes and what reads their tensors; einsums, gathers,
+sorts and updates do not.  Ops that fuse form one kernel when they are linked by tensors and no op that does
+not fuse stands between them, that is, when the longest chain of such ops before them is equally long.  A
+kernel reads each tensor from outside once, however many of its ops use it, and writes what is read outside.
+The softmax between two einsums thus reads the logits once and writes the probabilities, in whatever form it
+was written down.  (The TPU compiler makes one fusion of it up to the exponentials, and divides them in the
+second einsum.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoshard.search.graph import Graph, Op, OpKind, consumers
+
+_FUSING_KINDS = frozenset({OpKind.ELEMENTWISE, OpKind.VIEW})
+_FUSING_PRIMITIVES = ("reduce_", "arg", "concatenate", "pad")
+"""Beginnings of the names of other primitives that fuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The kernels of a graph.
+
+    Attributes:
+        exists: For each value whether it is in memory, so that it is written and read.
+        first_reads: The (op, operand position) pairs of ops that fuse at which their kernel reads a tensor.
+    """
+
+    exists: tuple[bool, ...]
+    first_reads: frozenset[tuple[int, int]]
+
+
+def fuses(op: Op) -> bool:
+    """Whether an op becomes part of a kernel with its neighbours."""
+    return op.kind in _FUSING_KINDS or (
+        op.kind is OpKind.OTHER and op.primitive.startswith(_FUSING_PRIMITIVES)
+    )
+
+
+def kernels(graph: Graph) -> Kernels:
+    """Find the kernels of a graph."""
+    fusing = [fuses(op) for op in graph.ops]
+    maker = _makers(graph)
+    kernel = _kernel_numbers(graph, fusing, maker)
+    exists = []
+    for made, readers in zip(maker, consumers(graph), strict=True):
+        inside = made >= 0 and fusing[made] and all(kernel[op] == kernel[made] for op, _ in readers)
+        exists.append(not inside)
+    first: dict[tuple[int, int], tuple[int, int]] = {}
+    for op in graph.ops:
+        if fusing[op.index]:
+            for position, value in enumerate(op.operands):
+                if exists[value]:
+                    first.setdefault((kernel[op.index], value), (op.index, position))
+    return Kernels(tuple(exists), frozenset(first.values()))
+
+
+def _makers(graph: Graph) -> list[int]:
+    """For each value the op that has it as a result, -1 for arguments, constants and slices of stacks."""
+    maker = [-1] * len(graph.values)
+    for op in graph.ops:
+        for result in op.results:
+            maker[result] = op.index
+    return maker
+
+
+def _kernel_numbers(graph: Graph, fusing: Sequence[bool], maker: Sequence[int]) -> list[int]:
+    """The kernel of each op; an op that does not fuse is one of its own."""
+    depth = [0] * len(graph.values)
+    parent = list(range(len(graph.ops)))
+    for op in graph.ops:
+        deepest = max((depth[value] for value in op.operands), default=0)
+        for result in op.results:
+            depth[result] = deepest if fusing[op.index] else deepest + 1
+        if not fusing[op.index]:
+            continue
+        for value in op.operands:
+            made = maker[value]
+            if made >= 0 and fusing[made] and depth[value] == deepest and graph.ops[made].loop == op.loop:
+                _join(parent, made, op.index)
+    return [_root(parent, op) for op in range(len(parent))]
+
+
+def _join(parent: list[int], left: int, right: int) -> None:
+    a, b = _root(parent, left), _root(parent, right)
+    parent[max(a, b)] = min(a, b)
+
+
+def _root(parent: list[int], op: int) -> int:
+    while parent[op] != op:
+        parent[op] = parent[parent[op]]
+        op = parent[op]
+    return op
