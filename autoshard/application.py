@@ -2,7 +2,8 @@
 inside.
 
 `jax.jit` takes no keyword arguments beside `in_shardings`, so keyword arguments are passed on as
-positional ones, in the order of their names.
+positional ones, in the order of their names. Arguments with leaves that are no arrays pass boxed
+(`autoshard.static_leaves`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from autoshard.applying import AnyMesh, apply, argument_specs, result_specs
-from autoshard.errors import PlanMismatchError
-from autoshard.jit_options import TRACE_OPTIONS, Call, argument_options, bind_call
+from autoshard.applying import AnyMesh, argument_specs, result_specs, run_planned
+from autoshard.errors import AutoshardError, TraceError
+from autoshard.jit_options import (
+    TRACE_OPTIONS,
+    Call,
+    StaticPart,
+    argument_options,
+    bind_call,
+    positional_parameters,
+)
 from autoshard.matching import require_match
 from autoshard.plan import Plan
-from autoshard.trace import trace
+from autoshard.static_leaves import unbox
+from autoshard.trace import Traced, trace
 
 
 class Application:
@@ -36,15 +45,21 @@ class Application:
         self._fn = fn
         self._plan = plan
         self._options = dict(jit_options or {})
+        self._argument_options = argument_options(self._options)
+        self._parameters = positional_parameters(fn)
         self._mesh = plan.mesh() if mesh is None else mesh
         self._made: dict[Any, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run under the plan."""
-        return self._explained(lambda jit, given: jit(*given), args, kwargs)
+        return unbox(self._explained(lambda jit, given: jit(*given), args, kwargs))
 
     def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
-        """Lower under the plan; what is compiled takes keyword arguments behind the positional ones."""
+        """Lower under the plan.
+
+        What is compiled takes keyword arguments behind the positional ones, and an argument with static
+        leaves boxed (`autoshard.static_leaves.box`).
+        """
         lowered: jax.stages.Lowered = self._explained(lambda jit, given: jit.lower(*given), args, kwargs)
         return lowered
 
@@ -54,55 +69,54 @@ class Application:
         return traced
 
     def _explained(
-        self, use: Callable[[Any, list[Any]], Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, use: Callable[[Any, Sequence[Any]], Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         """Use the jitted function; where JAX refuses the arguments, say what the plan has against them."""
         try:
             return use(*self.jitted(args, kwargs))
-        except PlanMismatchError:
+        except AutoshardError:
             raise
         except ValueError:
             require_match(self._plan, trace(self._fn, args, kwargs, **self._options))
             raise
 
-    def jitted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    def jitted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Sequence[Any]]:
         """Return a `jax.jit` object with the plan's shardings, and the arguments to call it with."""
-        named = dict(sorted(kwargs.items()))
-        key = (len(args), tuple(named), jax.tree.structure((tuple(args), named)))
-        if key not in self._made:
-            self._made[key] = self._make(bind_call(self._fn, args, named, argument_options(self._options)))
-        return self._made[key], [*args, *named.values()]
+        call = bind_call(self._fn, args, kwargs, self._argument_options, self._parameters)
+        if not _is_known(call.form, self._made):
+            self._made[call.form] = self._make(call, trace(self._fn, args, kwargs, **self._options))
+        return self._made[call.form], call.dynamic
 
-    def _make(self, call: Call) -> Any:
-        traced = trace(call.fn, call.args, call.kwargs, **self._options)
+    def _make(self, call: Call, traced: Traced) -> Any:
         require_match(self._plan, traced)
-        static, donated = _positions(call)
-        rest = {name: value for name, value in self._options.items() if name not in TRACE_OPTIONS}
         specs = argument_specs(self._plan, traced.argument_names)
-        structure = jax.tree.structure((*call.dynamic_args, *call.dynamic_kwargs.values()))
-        return jax.jit(
-            self._positional(call),
-            in_shardings=jax.tree.unflatten(structure, self._shardings(specs)),
-            out_shardings=jax.tree.unflatten(traced.out_tree, self._shardings(result_specs(self._plan))),
-            static_argnums=static,
-            donate_argnums=donated,
-            **rest,
+        at_hand = [traced]
+        jitted = jax.jit(
+            self._planned(call.static, at_hand),
+            in_shardings=jax.tree.unflatten(jax.tree.structure(call.dynamic), self._shardings(specs)),
+            out_shardings=traced.boxed_result(self._shardings(result_specs(self._plan))),
+            donate_argnums=call.donated,
+            **{name: value for name, value in self._options.items() if name not in TRACE_OPTIONS},
         )
+        jitted.trace(*call.dynamic)
+        at_hand.clear()
+        return jitted
 
-    def _positional(self, call: Call) -> Callable[..., Any]:
-        """The function with constraints inside, its keyword arguments behind the positional ones."""
-        options = argument_options(self._options)
-        constrained = apply(
-            self._fn,
-            self._plan,
-            mesh=self._mesh,
-            static_argnums=options.static_argnums,
-            static_argnames=options.static_argnames,
-        )
-        count, names = len(call.args), list(call.kwargs)
+    def _planned(self, static: StaticPart, at_hand: Sequence[Traced]) -> Callable[..., Any]:
+        """The function of the arguments that are not static, with constraints inside.
+
+        JAX runs it on the types that the function `at_hand` was traced on, and on others only where the plan
+        may turn out not to fit them.
+        """
 
         def planned(*given: Any) -> Any:
-            return constrained(*given[:count], **dict(zip(names, given[count:], strict=True)))
+            if at_hand:
+                traced = at_hand[0]
+            else:
+                args, kwargs = static.join(map(unbox, given))
+                traced = trace(self._fn, args, kwargs, **self._options)
+                require_match(self._plan, traced)
+            return traced.boxed_result(run_planned(self._plan, traced, jax.tree.leaves(given), self._mesh))
 
         planned.__name__ = planned.__qualname__ = getattr(self._fn, "__name__", "planned")
         return planned
@@ -111,9 +125,11 @@ class Application:
         return [NamedSharding(self._mesh, spec) for spec in specs]
 
 
-def _positions(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Positions of the static and of the donated arguments, the keyword ones behind the positional ones."""
-    names = [*call.names, *call.kwargs]
-    static = {*call.static, *(i for i, name in enumerate(names) if name in call.static_names)}
-    donated = [i for i, name in enumerate(names) if name in call.donated_names and i not in static]
-    return tuple(sorted(static)), tuple(donated)
+def _is_known(key: Any, made: Mapping[Any, Any]) -> bool:
+    try:
+        return key in made
+    except TypeError as error:
+        raise TraceError(
+            f"a static argument cannot be compared with that of the next call: {error}; "
+            "expected a hashable one"
+        ) from error

@@ -23,7 +23,7 @@ def check_plan(plan: Plan) -> list[str]:
             "from the command line. Make it with: autoshard tune MODULE_OR_FILE:FUNCTION --slice ... -o PLAN"
         )
     target = load_target(plan.function.target, plan.function.inputs)
-    traced = trace(target.function, target.arguments, **target.jit_options)
+    traced = trace(target.function, target.arguments, target.keywords, **target.jit_options)
     found = differences(plan, traced)
     planned = {name for name, argument in plan.arguments.items() if argument.donated}
     if not found and traced.donated_names != planned:

@@ -19,6 +19,7 @@ import jax
 from autoshard.application import Application
 from autoshard.applying import wrapper_names
 from autoshard.plan import Plan, load_plan
+from autoshard.unplanned import Unplanned
 
 _LOG = logging.getLogger("autoshard")
 
@@ -46,6 +47,9 @@ class PlannedFunction:
         jit_options: dict[str, Any] | None = None,
     ) -> None:
         """Wrap `function`; nothing is read or traced yet."""
+        functools.update_wrapper(
+            self, function, assigned=wrapper_names(function)
+        )  # its attributes, then ours
         self.function = function
         self.inputs = inputs
         self.jit_options = dict(jit_options or {})
@@ -53,7 +57,6 @@ class PlannedFunction:
         self._plan = plan if isinstance(plan, Plan) else None
         self._jitted: Any = None
         self._hinted = False
-        functools.update_wrapper(self, function, assigned=wrapper_names(function))
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Bind as a method, as the result of `jax.jit` does: the instance is the first argument."""
@@ -67,14 +70,14 @@ class PlannedFunction:
         return self._plan
 
     def jitted(self) -> Any:
-        """Return the underlying `jax.jit` object or its stand-in under the plan."""
+        """Return the stand-in for the `jax.jit` object, under the plan or without one."""
         if self._jitted is None:
             plan = self.plan
             if plan is not None:
                 self._jitted = Application(self.function, plan, jit_options=self.jit_options)
             else:
                 self._hint()
-                self._jitted = jax.jit(self.function, **self.jit_options)
+                self._jitted = Unplanned(self.function, self.jit_options)
         return self._jitted
 
     def _hint(self) -> None:
@@ -107,7 +110,7 @@ class PlannedFunction:
 
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         """Return the shapes of the results, as `jax.jit(...).eval_shape`."""
-        return jax.jit(self.function, **self.jit_options).eval_shape(*args, **kwargs)
+        return Unplanned(self.function, self.jit_options).eval_shape(*args, **kwargs)
 
     def clear_cache(self) -> None:
         """Forget compiled programs and read the plan again at the next call."""
@@ -140,6 +143,9 @@ def jit(
     **jit_options: Any,
 ) -> PlannedFunction | Callable[[Callable[..., Any]], PlannedFunction]:
     """Compile a function under a sharding plan; without a plan file yet, as plain `jax.jit`.
+
+    Leaves of arguments and results that are no arrays (functions, strings; all but arrays in an
+    `equinox.Module`) are static, as for `equinox.filter_jit`.
 
     Args:
         fun: The function; may be a `functools.partial` or a bound method. Left out when used as a decorator

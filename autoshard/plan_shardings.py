@@ -2,8 +2,9 @@
 
 A plan file holds arrays in flat order and the text of the tree structure. Built-in containers (dict, list,
 tuple, None) are rebuilt from that text: it is a Python literal once each leaf ``*`` is written ``...``, and
-is read by `ast.literal_eval`, which runs no code. Other containers need an example to copy the structure
-from.
+is read by `ast.literal_eval`, which runs no code. Other containers (`nnx.State`, `eqx.Module`, namedtuples)
+are those of a function that this process has traced, as `autoshard.tune` and a call of `autoshard.jit` do, or
+of an example given.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ast
 import io
 import tokenize
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +22,11 @@ from autoshard.specs import format_type, parse_spec, rank_of, to_partition_spec
 
 if TYPE_CHECKING:
     import jax
+    from jax.tree_util import PyTreeDef
 
 _PREFIX, _SUFFIX = "PyTreeDef(", ")"
+_TRACED: deque[PyTreeDef] = deque(maxlen=64)
+"""Structures of the arguments and results of the functions traced last."""
 
 
 def shardings_tree(
@@ -35,30 +40,81 @@ def shardings_tree(
     """Return a pytree of `NamedSharding`.
 
     Args:
-        tree_text: `str` of the tree structure.
+        tree_text: text of the tree structure.
         arrays: the arrays by path, in flat order.
         axes: the plan's mesh axes.
         mesh: a mesh that has these axes.
-        like: a pytree to take the structure from, instead of `tree_text`.
+        like: a pytree to take the structure from, instead of `tree_text`; in the place of a leaf that is no
+            array the result has None.
 
     Raises:
         PlanMismatchError: the mesh has other axes, or `like` has other arrays.
-        PlanError: `tree_text` holds a container that is not built in, and `like` is missing.
+        PlanError: `tree_text` holds a container that is not built in, no function with it was traced, and
+            `like` is missing.
     """
     import jax
 
     _check_mesh(axes, mesh)
     leaves = [_sharding(record, mesh) for record in arrays.values()]
-    if like is None:
-        places, structure = jax.tree.flatten(parse_tree(tree_text))
-    else:
-        _check_like(arrays, like)
-        places, structure = jax.tree.flatten(like)
-    if len(places) != len(leaves):
+    structure = _structure(tree_text) if like is None else _structure_like(arrays, like)
+    if structure.num_leaves != len(leaves):
         raise PlanError(
-            f"The plan lists {len(leaves)} arrays for a tree of {len(places)}: make the plan again."
+            f"The plan lists {len(leaves)} arrays for a tree of {structure.num_leaves}: make the plan again."
         )
     return jax.tree.unflatten(structure, leaves)
+
+
+def remember_structure(structure: PyTreeDef) -> None:
+    """Keep a structure that was traced, so that a plan's text of it can be read in this process."""
+    if structure not in _TRACED:
+        _TRACED.append(structure)
+
+
+def structure_text(structure: PyTreeDef) -> str:
+    """Return what a plan file says of a structure.
+
+    For containers that are built in it is `str(structure)`. Of others it has the name of the type alone: what
+    else JAX prints of them may hold addresses, which differ from run to run.
+    """
+    return f"{_PREFIX}{_node_text(structure)}{_SUFFIX}"
+
+
+def _node_text(structure: PyTreeDef) -> str:
+    node = structure.node_data()
+    if node is None:
+        return "*"
+    kind, keys = node
+    children = [_node_text(child) for child in structure.children()]
+    inner = ", ".join(children)
+    if kind is dict:
+        return "{" + ", ".join(f"{k!r}: {c}" for k, c in zip(keys, children, strict=True)) + "}"
+    if kind is tuple:
+        return f"({inner},)" if len(children) == 1 else f"({inner})"
+    if kind is list:
+        return f"[{inner}]"
+    return "None" if kind is type(None) else f"CustomNode({kind.__name__}, [{inner}])"
+
+
+def _structure(tree_text: str) -> PyTreeDef:
+    import jax
+
+    try:
+        return jax.tree.structure(parse_tree(tree_text))
+    except PlanError:
+        for known in reversed(_TRACED):
+            if tree_text in (structure_text(known), str(known)):
+                return known
+        raise
+
+
+def _structure_like(arrays: Mapping[str, ArgumentRecord | ResultRecord], like: Any) -> PyTreeDef:
+    import jax
+
+    from autoshard.static_leaves import arrays_of, box
+
+    like = arrays_of(box(like, "like"))
+    _check_like(arrays, like)
+    return jax.tree.structure(like)
 
 
 def parse_tree(tree_text: str) -> Any:
@@ -73,7 +129,7 @@ def parse_tree(tree_text: str) -> Any:
     except (ValueError, SyntaxError, tokenize.TokenError, RecursionError, TypeError):
         raise PlanError(
             f"The plan cannot rebuild the container types of `{_short(tree_text)}`: only dict, list, tuple "
-            "and None are rebuilt from a file. Pass the arguments themselves as `like=`."
+            "and None are rebuilt from a file. Pass the arguments themselves, or their types, as `like=`."
         ) from None
 
 

@@ -109,27 +109,45 @@ def export_program(
     _require_flatbuffers()
     flat, treedef = jax.tree.flatten_with_path((tuple(abstract_args), dict(abstract_kwargs or {})))
     leaves = [leaf for _, leaf in flat]
-    result = jax.eval_shape(function, *abstract_args, **dict(abstract_kwargs or {}))
+    flat_shardings = _flat_shardings(out_shardings)
+    result_paths: list[str] = []
 
     def flat_function(*arrays: Any) -> list[Any]:
         args, kwargs = jax.tree.unflatten(treedef, arrays)
-        return jax.tree.leaves(function(*args, **kwargs))
+        result = jax.tree.leaves_with_path(function(*args, **kwargs))
+        _check_shardings(flat_shardings, len(result))
+        result_paths[:] = [jax.tree_util.keystr(path) for path, _ in result]
+        return [array for _, array in result]
 
-    jitted = jax.jit(
-        flat_function,
-        in_shardings=[getattr(leaf, "sharding", None) for leaf in leaves],
-        out_shardings=_flat_shardings(out_shardings, result),
-        donate_argnums=tuple(sorted(donate)),
-    )
+    options = {
+        "in_shardings": [getattr(leaf, "sharding", None) for leaf in leaves],
+        "out_shardings": flat_shardings,
+        "donate_argnums": tuple(sorted(donate)),
+    }
     return Program(
-        serialised=_serialise(jitted, leaves, platform),
+        serialised=_serialise(_without_debugging(flat_function, leaves, options), leaves, platform),
         donated=tuple(sorted(donate)),
         mesh_axes=tuple(mesh_axes),
         platform=platform,
         argument_paths=tuple(argument_path(path) for path, _ in flat),
-        result_paths=tuple(jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(result)),
+        result_paths=tuple(result_paths),
         enable_x64=bool(jax.config.read("jax_enable_x64")),
     )
+
+
+def _without_debugging(
+    flat_function: Callable[..., list[Any]], leaves: Sequence[Any], options: Mapping[str, Any]
+) -> Any:
+    """Jit a flat function without what only prints or inspects: Python cannot cross the border."""
+    import jax
+    from jax.extend.core import jaxpr_as_fun
+
+    from autoshard.callbacks import without_debugging
+
+    jitted = jax.jit(flat_function, **options)
+    closed = jitted.trace(*leaves).jaxpr
+    pruned = without_debugging(closed)
+    return jitted if pruned is closed else jax.jit(jaxpr_as_fun(pruned), **options)
 
 
 def load(program: Program, mesh: jax.sharding.Mesh) -> LoadedProgram:
@@ -183,20 +201,21 @@ def _spec_text(sharding: Any, rank: int) -> str:
     return str(sharding) if spec is None else format_spec(normalise(spec, rank))
 
 
-def _flat_shardings(out_shardings: Any, result: Any) -> Any:
+def _flat_shardings(out_shardings: Any) -> Any:
     import jax
     from jax.sharding import Sharding
 
     if out_shardings is None or isinstance(out_shardings, Sharding):
         return out_shardings
-    leaves = jax.tree.leaves(out_shardings, is_leaf=lambda node: node is None or isinstance(node, Sharding))
-    expected = len(jax.tree.leaves(result))
-    if len(leaves) != expected:
+    return jax.tree.leaves(out_shardings, is_leaf=lambda node: node is None or isinstance(node, Sharding))
+
+
+def _check_shardings(flat_shardings: Any, expected: int) -> None:
+    if isinstance(flat_shardings, list) and len(flat_shardings) != expected:
         raise CompileError(
-            f"`out_shardings` has {len(leaves)} leaves, but the function returns {expected} arrays: "
+            f"`out_shardings` has {len(flat_shardings)} leaves, but the function returns {expected} arrays: "
             "give one sharding (or None) for every array of the result."
         )
-    return leaves
 
 
 def _serialise(jitted: Any, leaves: Sequence[Any], platform: str) -> bytes:
@@ -204,10 +223,13 @@ def _serialise(jitted: Any, leaves: Sequence[Any], platform: str) -> bytes:
 
     try:
         return bytes(jax.export.export(jitted, platforms=[platform])(*leaves).serialize())
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         checks = _named_custom_calls(str(error))
         if not checks:
-            raise
+            raise CompileError(
+                f"The function cannot be exported for {platform}: {error}. Take out what only Python can do "
+                "(callbacks), or choose `refine='none'`."
+            ) from error
         # The compatibility promise concerns modules kept for months; these live for minutes, under one JAX.
         exported = jax.export.export(jitted, platforms=[platform], disabled_checks=checks)
         return bytes(exported(*leaves).serialize())

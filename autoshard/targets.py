@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +30,7 @@ class Target:
         name: Its name.
         arguments: The abstract arguments.
         jit_options: Keyword arguments given to the decorator.
+        keywords: The abstract arguments that are passed by keyword.
     """
 
     text: str
@@ -38,6 +39,7 @@ class Target:
     name: str
     arguments: tuple[Any, ...]
     jit_options: dict[str, Any]
+    keywords: dict[str, Any] = field(default_factory=dict)
 
 
 def load_target(text: str, inputs: str | None = None) -> Target:

@@ -40,5 +40,5 @@ def open_session(target: Target, options: Options, progress: Progress) -> Sessio
     """
     slice_ = attached_slice() if options.slice_text == LOCAL else parse_slice(options.slice_text)
     progress.stage(f"trace {target.name}")
-    traced = trace(target.function, target.arguments, **target.jit_options)
+    traced = trace(target.function, target.arguments, target.keywords, **target.jit_options)
     return Session(target, options, progress, slice_, traced, build_graph(traced))

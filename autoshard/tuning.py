@@ -15,7 +15,7 @@ from autoshard.cost.slices import parse_slice
 from autoshard.decorator import PlannedFunction
 from autoshard.errors import OptionError
 from autoshard.infeasible import does_not_fit
-from autoshard.jit_options import TRACE_OPTIONS
+from autoshard.jit_options import TRACE_OPTIONS, keyword_parameters
 from autoshard.judged import rank
 from autoshard.mesh_search import search_candidates
 from autoshard.mesh_study import meshes_to_try
@@ -89,12 +89,15 @@ def _target_of(fn: Callable[..., Any], args: Sequence[Any], jit_options: Mapping
         if not args and fn.inputs is not None:
             args = call_inputs(fn.inputs, "inputs of the decorator")
         fn = fn.function
-    unknown = sorted(set(options) - {*TRACE_OPTIONS, *_OTHER_JIT_OPTIONS})
+    known = {*TRACE_OPTIONS, *_OTHER_JIT_OPTIONS}
+    named = [name for name in keyword_parameters(fn) if name in options and name not in known]
+    keywords = {name: options.pop(name) for name in named}
+    unknown = sorted(set(options) - known)
     if unknown:
         raise OptionError(
             f"tune() does not know the options {unknown}; of `jax.jit` it knows {list(TRACE_OPTIONS)}"
         )
-    return Target("", None, fn, _name_of(fn), tuple(args), options)
+    return Target("", None, fn, _name_of(fn), tuple(args), options, keywords)
 
 
 def _name_of(fn: Callable[..., Any]) -> str:

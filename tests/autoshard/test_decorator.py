@@ -136,6 +136,36 @@ def test_a_bound_method() -> None:
     check(autoshard.jit(model.step, plan=plan)(*arrays()), model.step(*arrays()), plan)
 
 
+def test_a_callable_object_with_attributes_of_our_names() -> None:
+    class Callable:
+        inputs, function, jit_options, plan_path = "its", "own", "attributes", "here"
+
+        def __init__(self) -> None:
+            self.__dict__.update(inputs=1, function=2, jit_options=3, plan_path=4, _plan=5)
+
+        def __call__(self, w: Any, x: Any) -> Any:
+            return dense(w, x)
+
+    layer = autoshard.jit(Callable(), plan=dense_plan())
+    assert (layer.inputs, layer.plan_path, layer.plan) == (None, None, dense_plan())
+    check(layer(*arrays()), dense(*arrays()), dense_plan())
+
+
+def test_static_leaves_with_and_without_a_plan() -> None:
+    def fn(model: Any, x: Any) -> Any:
+        return model["act"](jnp.einsum("be,ef->bf", x, model["w"])), model
+
+    w, x = arrays()
+    plan = planned(fn, {"w": W, "act": jnp.tanh, "mode": "train"}, X)
+    model = {"w": w, "act": jnp.tanh, "mode": "train"}
+    for layer in (autoshard.jit(fn), autoshard.jit(fn, plan=plan)):
+        y, same_model = layer(model, x)
+        np.testing.assert_allclose(y, dense(w, x), rtol=1e-4, atol=1e-5)
+        assert same_model["act"] is jnp.tanh
+        assert same_model["mode"] == "train"
+        assert layer.eval_shape(model, x)[1]["mode"] == "train"
+
+
 def test_a_decorated_method() -> None:
     """As with jax.jit, the instance is the first argument, static here."""
     plan = planned(lambda self, w, x: dense(w, x) * self.scale, Model(2.0), W, X, static_argnums=0)

@@ -215,7 +215,7 @@ def _truncate(plan: Path) -> None:
 def _from_the_future(plan: Path) -> None:
     facts = json.loads(plan.read_text())
     plan.write_text(
-        json.dumps(facts | {"schema": {"version": 2, "revision": 0}, "created_by": "autoshard 9"})
+        json.dumps(facts | {"schema": {"version": 3, "revision": 0}, "created_by": "autoshard 9"})
     )
 
 
@@ -228,7 +228,7 @@ def _without_target(plan: Path) -> None:
     ("spoil", "commands", "fragments"),
     [
         (_truncate, ["explain", "check"], ["not JSON at line", "truncated or damaged", "`autoshard tune`"]),
-        (_from_the_future, ["explain", "check"], ["made by autoshard 9, schema 2", "upgrade autoshard"]),
+        (_from_the_future, ["explain", "check"], ["made by autoshard 9, schema 3", "upgrade autoshard"]),
         (_without_target, ["check"], ["does not say where its function is", "autoshard tune MODULE"]),
         (Path.unlink, ["explain", "check"], ["plan.json: no such plan file", "`autoshard tune` makes it"]),
     ],

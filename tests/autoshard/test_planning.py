@@ -169,13 +169,13 @@ def test_tokens_are_counted_where_they_are_named() -> None:
 def test_what_has_no_rule_is_counted() -> None:
     def fn(x: Any, w: Any) -> Any:
         y = x @ w
-        return y + jax.pure_callback(lambda v: v, f32(16, 64), y)
+        return y + jax.ffi.ffi_call("foreign", f32(16, 64))(y)
 
     coverage = tuned(fn, f32(16, 64), f32(64, 64)).coverage
     assert coverage.einsums == 1
     assert coverage.flops_fraction == 1.0
     assert [(u.primitive, u.count, u.bytes) for u in coverage.unruled] == [
-        ("pure_callback", 1, 2 * 16 * 64 * 4)
+        ("ffi_call", 1, 2 * 16 * 64 * 4)
     ]
     assert coverage.equations == 3
 
@@ -216,7 +216,7 @@ def test_letters_of_dims_of_size_1_are_their_own() -> None:
 def test_a_table_that_is_resharded_to_be_looked_up_is_pinned() -> None:
     """The embedding is looked up in one layout and multiplied in another: unpinned, it took 90 GiB a chip."""
     target = load_target(f"{Path(__file__).parents[2] / 'examples' / 'palm.py'}:prefill_540b")
-    plan = autoshard.tune(target.function, *target.arguments, slice="v4:4x4x4", refine="none", top_k=1)
+    plan = autoshard.tune(target.function, *target.arguments, slice="v4:4x4x8", refine="none", top_k=1)
     (lookup,) = (tensor for tensor in plan.tensors if tensor.name == "gather")
     moved = [each for each in lookup.collectives if each.tensor == "params/embed"]
     assert moved, "this case is meant to reshard its table"

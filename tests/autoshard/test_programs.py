@@ -107,6 +107,58 @@ def test_an_unsharded_program_runs_on_one_device() -> None:
     assert len(got.sharding.device_set) == 1
 
 
+def test_a_function_is_run_once() -> None:
+    runs = []
+
+    def counted(x: Any) -> Any:
+        runs.append(x)
+        return {"b": x, "a": [2 * x]}
+
+    program = export_program(counted, (shaped((8, 4), "x"),), platform="cpu", mesh_axes=AXES)
+    assert len(runs) == 1
+    assert program.result_paths == ("['a'][0]", "['b']")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_what_prints_stays_behind(platform: str) -> None:
+    """`jax.export` takes no calls to Python; shardings and donation cross all the same."""
+
+    def noisy(x: Any) -> Any:
+        jax.debug.print("{}", x, ordered=True)
+
+        def layer(x: Any, _: Any) -> Any:
+            jax.debug.callback(print, x)
+            return 2 * x, None
+
+        return jax.lax.scan(layer, x, None, length=3)[0]
+
+    program = export_program(
+        noisy,
+        (shaped((8, 4), "x"),),
+        platform=platform,
+        donate=[0],
+        mesh_axes=AXES,
+        out_shardings=shaped((8, 4), "x").sharding,
+    )
+    assert program.result_paths == ("",)
+    if platform == "cpu":
+        loaded = load(program, cpu_mesh())
+        x = jax.device_put(np.ones((8, 4), "float32"), loaded.arguments[0].sharding)
+        (got,) = loaded.jitted(x)
+        np.testing.assert_array_equal(got, np.full((8, 4), 8.0))
+        assert got.sharding.is_equivalent_to(NamedSharding(cpu_mesh(), PartitionSpec("x")), 2)
+        assert x.is_deleted()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_what_only_python_can_do_is_refused(platform: str) -> None:
+    def host(x: Any) -> Any:
+        return jax.pure_callback(np.sin, x, x)
+
+    with pytest.raises(CompileError, match=rf"cannot be exported for {platform}: .*callbacks"):
+        export_program(host, (jax.ShapeDtypeStruct((4,), jnp.float32),), platform=platform)
+
+
 def test_without_flatbuffers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "find_spec", lambda name: None)
     with pytest.raises(CompileError, match="pip install flatbuffers"):

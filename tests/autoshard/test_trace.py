@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import io_callback
 
 from autoshard.errors import TraceError
 from autoshard.graph_building import aliases, build_graph
-from autoshard.jit_options import argument_options, bind_call
 from autoshard.search.graph import FactorKind, Graph, Tie
 from autoshard.trace import Traced, trace
 
@@ -105,6 +105,101 @@ def test_concrete_arrays_trace_as_their_types() -> None:
     assert one.fingerprint() == trace(lambda x: x @ x, (f32(4, 4),)).fingerprint()
 
 
+class Weights:
+    """A container that JAX knows without names of its parts."""
+
+    def __init__(self, up: Any, down: Any) -> None:
+        self.up, self.down = up, down
+
+
+jax.tree_util.register_pytree_node(Weights, lambda w: ((w.up, w.down), None), lambda _, w: Weights(*w))
+
+
+def test_containers_without_names_have_numbers() -> None:
+    traced = trace(lambda weights, x: x @ weights.up @ weights.down, (Weights(W, W), X))
+    assert traced.argument_names == ("weights/0", "weights/1", "x")
+
+
+def test_paths_are_the_same_for_arrays_and_for_their_types() -> None:
+    def step(state: State, scale: Any, key: Any) -> Any:
+        return state.weights["w"][0] * scale + jax.random.normal(key, (64, 64)), state.step
+
+    arrays = (State({"w": [jnp.ones((64, 64))]}, np.int32(0)), 2.0, jax.random.key(0))
+    types = jax.eval_shape(lambda *args: args, *arrays)
+    first, second = trace(step, arrays), trace(step, types)
+    assert first.argument_types == second.argument_types
+    assert first.fingerprint() == second.fingerprint()
+    assert first.argument_types == {
+        "state/weights/w/0": "float32[64,64]",
+        "state/step": "int32[]",
+        "scale": "float32[]",
+        "key": "key<fry>[]",
+    }
+
+
+def test_equal_paths_are_told_apart() -> None:
+    traced = trace(lambda p: p["a/b"]["c"] @ p["a"]["b/c"], ({"a": {"b/c": W}, "a/b": {"c": X}},))
+    assert traced.argument_names == ("p/a/b/c", "p/a/b/c#2")
+    assert list(traced.argument_types.values()) == ["float32[64,64]", "float32[8,64]"]
+
+
+def test_python_numbers_stay_weak() -> None:
+    traced = trace(lambda x, n, f, b: (x * n * f, n + 1, b), (X, 3, 0.5, True))
+    assert [(str(a.dtype), a.weak_type) for a in traced.in_avals] == [
+        ("float32", False),
+        ("int32", True),
+        ("float32", True),
+        ("bool", False),
+    ]
+    assert [(str(a.dtype), a.weak_type) for a in traced.out_avals] == [
+        ("float32", False),
+        ("int32", True),
+        ("bool", False),
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "uint4", "float8_e4m3fn", "float8_e5m2"])
+def test_small_types_keep_their_names(dtype: str) -> None:
+    def step(weight: Any, x: Any) -> Any:
+        return x @ (weight["values"].astype("float32") * weight["scale"])
+
+    traced = trace(step, ({"values": jax.ShapeDtypeStruct((64, 64), dtype), "scale": f32(64)}, X))
+    assert traced.argument_types["weight/values"] == f"{dtype}[64,64]"
+
+
+# ---- leaves that are no arrays
+
+
+def test_leaves_that_are_no_arrays_are_static() -> None:
+    def step(model: Any, x: Any) -> Any:
+        y = model["act"](x @ model["w"]) if model["mode"] == "dense" else x
+        return {"y": y, "model": model}
+
+    traced = trace(step, ({"w": W, "act": jnp.tanh, "mode": "dense", "bias": None}, X))
+    assert traced.argument_names == ("model/w", "x")
+    assert traced.result_names == ("result/model/w", "result/y")
+    assert jax.tree.unflatten(traced.in_tree, ["w", "x"]) == (
+        ({"w": "w", "act": None, "mode": None, "bias": None}, "x"),
+        {},
+    )
+    rebuilt = traced.result(["w", "y"])
+    assert rebuilt == {"y": "y", "model": {"w": "w", "act": jnp.tanh, "mode": "dense", "bias": None}}
+
+
+def test_a_leaf_that_can_be_neither_array_nor_static_is_named() -> None:
+    class Holder:
+        pass
+
+    message = r"`params/layers/0/w` is a `.*Holder`: expected an array.*static_argnames"
+    with pytest.raises(TraceError, match=message):
+        trace(lambda params: 0, ({"layers": [{"w": Holder()}]},))
+
+
+def test_arguments_that_are_no_pytrees() -> None:
+    with pytest.raises(TraceError, match=r"arguments of .* are no pytrees"):
+        trace(lambda p: p, ({1: X, "1": X},))
+
+
 # ---- static and donated arguments
 
 
@@ -163,17 +258,6 @@ def test_donated_arguments(
 def test_other_options_of_jit_are_passed_over() -> None:
     traced = trace(jnp.sin, (X,), keep_unused=True, inline=True, donate_argnums=None)
     assert traced.donated == ()
-
-
-def test_a_call_runs_with_other_arrays_in_the_same_places() -> None:
-    options = argument_options({"static_argnames": ("mode", "power")})
-    call = bind_call(scaled, (1.0, "multiply"), {"factor": 2.0, "power": 2}, options)
-    assert (call.dynamic_args, call.dynamic_kwargs, call.static_kwargs) == (
-        (1.0,),
-        {"factor": 2.0},
-        {"power": 2},
-    )
-    assert call.run(5.0, factor=3.0) == 225.0
 
 
 # ---- aliases
@@ -290,6 +374,87 @@ def test_an_error_in_a_library_names_the_users_line() -> None:
     assert line_of("# the einsum of a " + "dict") in str(caught.value)
 
 
+class OwnError(Exception):
+    """An exception of the user's own."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("0"),
+        RuntimeError("wrong"),
+        NotImplementedError(),
+        OwnError("own"),
+        StopIteration(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_every_exception_of_the_function_names_its_line(error: Exception) -> None:
+    def broken(x: Any) -> Any:
+        if x.shape:
+            raise error  # whatever it is
+        return x
+
+    with pytest.raises(TraceError) as caught:
+        trace(broken, (X,))
+    message = str(caught.value)
+    assert line_of("# whatever it " + "is") in message
+    assert f"{type(error).__name__}: {error}" in message
+    assert "jax.eval_shape" in message
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_stop_is_no_error_of_the_function(stop: type[BaseException]) -> None:
+    def stopped(x: Any) -> Any:
+        raise stop
+
+    with pytest.raises(stop):
+        trace(stopped, (X,))
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: np.asarray(x),
+        lambda x: x[x > 0],
+        lambda x: [1, 2, 3][x.sum().astype(int)],
+        lambda x: float(x.sum()),
+        lambda x: jnp.arange(x.sum().astype(int)),
+    ],
+    ids=["numpy", "mask", "index", "float", "size"],
+)
+def test_looking_at_a_value_says_what_to_use_instead(look: Callable[[Any], Any]) -> None:
+    with pytest.raises(TraceError, match=r"at .*test_trace.py:\d+(.|\n)*jax.lax.cond"):
+        trace(look, (X,))
+
+
+def test_values_that_python_computes_are_refused_at_their_line() -> None:
+    def loss(x: Any) -> Any:
+        def layer(x: Any, _: Any) -> Any:
+            return jax.pure_callback(np.sin, X, x), None  # python in a loop
+
+        return lax.scan(layer, x, None, length=2)[0]
+
+    with pytest.raises(TraceError) as caught:
+        trace(loss, (X,))
+    message = str(caught.value)
+    assert line_of("# python in a " + "loop") in message
+    assert "pure_callback" in message
+    assert "jax.debug.print" in message
+    with pytest.raises(TraceError, match="io_callback"):
+        trace(lambda x: io_callback(np.sin, X, x), (X,))
+
+
+def test_printing_is_kept() -> None:
+    def step(x: Any) -> Any:
+        jax.debug.print("{}", x)
+        return x @ x.T
+
+    traced = trace(step, (X,))
+    assert [e.primitive.name for e in traced.closed.jaxpr.eqns if e.effects] == ["debug_print"]
+
+
 def test_too_few_arguments() -> None:
     with pytest.raises(TraceError, match="missing 1 required positional argument"):
         trace(lambda x, y: x + y, (X,))
@@ -356,11 +521,11 @@ def test_the_graph_counts_work_with_trips() -> None:
 
 
 def test_an_unruled_op_is_replicated_not_skipped() -> None:
-    def host(x: Any) -> Any:
-        return jax.pure_callback(lambda v: np.asarray(v), X, x) + x
+    def foreign(x: Any) -> Any:
+        return jax.ffi.ffi_call("foreign", X)(x) + x
 
-    _, graph = graph_of(host, X)
-    (op,) = [op for op in graph.ops if op.primitive == "pure_callback"]
+    _, graph = graph_of(foreign, X)
+    (op,) = [op for op in graph.ops if op.primitive == "ffi_call"]
     assert not op.ruled
     assert {factor.kind for factor in op.factors} == {FactorKind.REPLICATED}
     assert all(op.ruled for op in graph.ops if op.primitive == "add")
