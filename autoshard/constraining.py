@@ -3,21 +3,25 @@
 The walk is that of `autoshard.walking`, so an equation's path names the same equation in both.
 Higher-order equations are bound again with a body that has been run through this module: a scan stays a
 scan, a custom derivative keeps its rule, remat keeps its policy. A constraint is the identity, so
-numerics, gradients and donation are unchanged.
+numerics, gradients and donation are unchanged. What the model's author sharded for other meshes is freed
+on the way (`autoshard.user_shardings`). Mutable arrays cannot be constrained: they are handed on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.ref import AbstractRef
 from jax.sharding import PartitionSpec
 
 from autoshard.primitives import BODY_KEYS, called_jaxpr, scan_counts
+from autoshard.user_shardings import AnyMesh, Freeing
 
 Chain = tuple[PartitionSpec, ...]
 """Specs that a tensor is put through one after the other; empty leaves it to the compiler."""
@@ -42,9 +46,13 @@ class Constraints:
 
     def touched(self) -> frozenset[str]:
         """Paths of all equations at or below which something is constrained."""
-        keys = (*self.operands, *self.results, *self.slots)
-        steps = [key.partition(":")[0].split("/") for key in keys]
-        return frozenset("/".join(s[:n]) for s in steps for n in range(1, len(s) + 1))
+        found: set[str] = set()
+        for key in (*self.operands, *self.results, *self.slots):
+            path = key.partition(":")[0]
+            while path and path not in found:
+                found.add(path)
+                path = path.rpartition("/")[0]
+        return frozenset(found)
 
 
 _PLAIN_CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
@@ -53,11 +61,28 @@ Constrain = Callable[[Any, PartitionSpec], Any]
 
 
 def run_constrained(
-    closed: ClosedJaxpr, arguments: Sequence[Any], constraints: Constraints, constrain: Constrain
+    closed: ClosedJaxpr,
+    arguments: Sequence[Any],
+    constraints: Constraints,
+    constrain: Constrain,
+    mesh: AnyMesh | None = None,
 ) -> list[Any]:
-    """Evaluate `closed` on flat arguments; `constrain(array, spec)` puts one constraint."""
-    runner = _Runner(constraints, constraints.touched(), constrain)
-    return runner.body(closed.jaxpr, closed.consts, arguments, "")
+    """Evaluate a jaxpr with constraints.
+
+    Args:
+        closed: The jaxpr.
+        arguments: Its flat arguments.
+        constraints: Where to constrain.
+        constrain: Puts one constraint on an array.
+        mesh: The mesh of the constraints: annotations for other meshes are freed. None leaves them all.
+
+    Raises:
+        TraceError: The jaxpr has a shard_map for another number of devices than those of the mesh.
+    """
+    freeing = None if mesh is None else Freeing(mesh)
+    runner = _Runner(constraints, constraints.touched(), constrain, freeing)
+    with nullcontext() if freeing is None else freeing.context():
+        return runner.body(closed.jaxpr, closed.consts, arguments, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +90,25 @@ class _Runner:
     constraints: Constraints
     touched: frozenset[str]
     constrain: Constrain
+    freeing: Freeing | None
 
     def body(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], path: str) -> list[Any]:
         env: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
         copies: dict[tuple[Any, Chain], Any] = {}
+        outer = source_info_util.current_name_stack()
         for position, eqn in enumerate(jaxpr.eqns):
             here = f"{path}/{position}" if path else str(position)
-            scope = source_info_util.current_name_stack() + eqn.source_info.name_stack
-            with source_info_util.user_context(eqn.source_info.traceback, name_stack=scope), eqn.ctx.manager:
+            source = source_info_util.user_context(
+                eqn.source_info.traceback, name_stack=outer + eqn.source_info.name_stack
+            )
+            with source, eqn.ctx.manager, self.context(eqn):
                 results = self.equation(eqn, self.operands(eqn, env, copies, here), here)
             env.update(zip(eqn.outvars, results, strict=True))
         return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+
+    def context(self, eqn: JaxprEqn) -> AbstractContextManager[Any]:
+        """An equation's context without the mesh it was traced under, where that is not the plan's."""
+        return nullcontext() if self.freeing is None else self.freeing.context(eqn.ctx.cur_abstract_mesh)
 
     def operands(self, eqn: JaxprEqn, env: dict[Any, Any], copies: dict[Any, Any], path: str) -> list[Any]:
         """Read the operands, constrained where asked; equations that want the same copy share it."""
@@ -90,31 +123,49 @@ class _Runner:
             for length, spec in enumerate(chain, start=1):
                 key = (var, chain[:length])
                 if key not in copies:
-                    copies[key] = self.constrain(value, spec)
+                    copies[key] = self.put(value, spec)
                 value = copies[key]
             values.append(value)
         return values
+
+    def put(self, value: Any, spec: PartitionSpec) -> Any:
+        """Put one constraint on an array."""
+        return value if isinstance(jax.typeof(value), AbstractRef) else self.constrain(value, spec)
 
     def equation(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
         results = self.evaluate(eqn, operands, path)
         chains = self.constraints.results.get(path, ())
         for position, chain in enumerate(chains[: len(results)]):
             for spec in chain:
-                results[position] = self.constrain(results[position], spec)
+                results[position] = self.put(results[position], spec)
         return results
 
     def evaluate(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
-        if path not in self.touched:
-            return _bind(eqn, operands, eqn.params)
         higher = {"scan": self.scan, "while": self.while_loop, "cond": self.cond}.get(eqn.primitive.name)
         if higher is not None:
-            return higher(eqn, operands, path)
+            return higher(eqn, operands, path) if self.enters(eqn, path) else _bind(eqn, operands, eqn.params)
         inner = called_jaxpr(eqn)
         if inner is None:
+            return self.leaf(eqn, operands)
+        if not self.enters(eqn, path):
             return _bind(eqn, operands, eqn.params)
         if eqn.primitive.name in _PLAIN_CALLS:
             return self.body(*inner, operands, path)
         return self.call(eqn, ClosedJaxpr(*inner), operands, path)
+
+    def enters(self, eqn: JaxprEqn, path: str) -> bool:
+        """Whether the bodies of an equation are run anew, for a constraint or an annotation inside."""
+        return path in self.touched or (self.freeing is not None and self.freeing.concerns(eqn))
+
+    def leaf(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+        if self.freeing is None:
+            return _bind(eqn, operands, eqn.params)
+        if self.freeing.annotates(eqn):
+            return operands
+        own = self.freeing.own_spec(eqn)
+        if own is not None:
+            return [self.constrain(operands[0], own)]
+        return _bind(eqn, operands, self.freeing.params(eqn))
 
     def call(self, eqn: JaxprEqn, inner: ClosedJaxpr, operands: list[Any], path: str) -> list[Any]:
         """Bind a call with a derivative rule or a policy again, with the new body."""
@@ -145,9 +196,10 @@ class _Runner:
     def while_loop(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
         first = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
         carries = [f"{path}:carry{i}" for i in range(len(eqn.outvars))]
+        cond = self.closed(eqn.params["cond_jaxpr"], f"{path}/cond")
         body = self.closed(eqn.params["body_jaxpr"], path, carries)
         started = [*operands[:first], *self.in_slots(operands[first:], carries)]
-        return _bind(eqn, started, {**eqn.params, "body_jaxpr": body})
+        return _bind(eqn, started, {**eqn.params, "cond_jaxpr": cond, "body_jaxpr": body})
 
     def cond(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
         branches = enumerate(eqn.params["branches"])
@@ -159,7 +211,7 @@ class _Runner:
         """Constrain the first values as the slots `keys` are; the rest goes through."""
         specs = [self.constraints.slots.get(key) for key in keys]
         pairs = zip(values, [*specs, *[None] * (len(values) - len(specs))], strict=True)
-        return [value if spec is None else self.constrain(value, spec) for value, spec in pairs]
+        return [value if spec is None else self.put(value, spec) for value, spec in pairs]
 
 
 def _bind(eqn: JaxprEqn, operands: Sequence[Any], params: dict[str, Any]) -> list[Any]:
@@ -167,5 +219,7 @@ def _bind(eqn: JaxprEqn, operands: Sequence[Any], params: dict[str, Any]) -> lis
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
-def _abstract(aval: Any) -> jax.ShapeDtypeStruct:
+def _abstract(aval: Any) -> Any:
+    if isinstance(aval, AbstractRef):
+        return aval
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))

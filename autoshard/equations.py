@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import JaxprEqn
 
-from autoshard.primitives import nbytes_of, shape_of
+from autoshard.primitives import type_of
 from autoshard.scopes import Scope
 from autoshard.search.graph import Loop, OpKind, Tie
 
@@ -77,14 +77,6 @@ class Place:
     trips: int
     scope: Scope = field(default_factory=Scope)
 
-    def at(self, position: int) -> Place:
-        """The place of equation `position` of the jaxpr at this path."""
-        return replace(self, path=f"{self.path}/{position}" if self.path else str(position))
-
-    def under(self, eqn: JaxprEqn) -> Place:
-        """The place of a jaxpr that an equation here runs: names inside it are relative to the equation's."""
-        return replace(self, scope=self.scope.under(eqn.source_info.name_stack))
-
     def slot(self, kind: str, position: int) -> Place:
         """The place of a hand-over: `init`, `carry`, `y` or `out` number `position` of the equation here."""
         return replace(self, path=f"{self.path}:{kind}{position}")
@@ -121,9 +113,9 @@ class Recorder:
         loop: int = -1,
     ) -> int:
         """Record a value of the type of `aval`; return its number."""
-        index, dtype = len(self.values), str(getattr(aval, "dtype", "token"))
+        index, kind = len(self.values), type_of(aval)
         self.values.append(
-            TracedValue(index, shape_of(aval), dtype, nbytes_of(aval), name, producer, free, stored, loop)
+            TracedValue(index, kind.shape, kind.dtype, kind.nbytes, name, producer, free, stored, loop)
         )
         return index
 
@@ -168,8 +160,8 @@ class Recorder:
         self.ties.append(Tie(outer, inner, tuple(range(skipped, len(self.values[outer].shape)))))
 
     def enter(self, place: Place, trips: int, *, known: bool) -> Place:
-        """Begin a loop; return the place of its body."""
-        loop = Loop(len(self.loops), place.loop, len(self.equations), -1, place.trips * trips, known)
+        """Begin a loop of so many trips per step; return the place of its body."""
+        loop = Loop(len(self.loops), place.loop, len(self.equations), -1, trips, known)
         self.loops.append(loop)
         return replace(place, loop=loop.index, trips=loop.trips)
 

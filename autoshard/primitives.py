@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
@@ -11,7 +13,6 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from autoshard.search.graph import OpKind
 
 _EINSUMS = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
-_UPDATES = frozenset({"dynamic_update_slice", "scatter", "scatter-add", "scatter_add"})
 _VIEWS = frozenset(
     {
         "bitcast_convert_type",
@@ -19,9 +20,15 @@ _VIEWS = frozenset(
         "convert_element_type",
         "copy",
         "copy_p",
+        "device_put",
         "dynamic_slice",
         "expand_dims",
+        "freeze",
+        "get",
+        "layout_constraint",
+        "mesh_cast",
         "name",
+        "new_ref",
         "optimization_barrier",
         "reshape",
         "reshard",
@@ -32,11 +39,29 @@ _VIEWS = frozenset(
         "squeeze",
         "stop_gradient",
         "transpose",
+        "unstack",
     }
 )
-_MIXING = ("cum", "sort", "reduce", "gather", "scatter", "concatenate", "top_k", "fft", "random")
-_OPAQUE = frozenset({"shard_map", "pallas_call", "custom_partitioning"})
-_BITS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
+_MIXING = ("cum", "sort", "reduce", "gather", "concatenate", "top_k", "fft", "random")
+OPAQUE = frozenset(
+    {
+        "core_map",
+        "custom_partitioning",
+        "debug_callback",
+        "debug_print",
+        "inspect_sharding",
+        "io_callback",
+        "mpmd_map",
+        "pallas_call",
+        "pure_callback",
+        "run_state",
+        "shard_map",
+    }
+)
+"""Primitives whose body is not that of a call, or is not known."""
+_BITS = {"float4_e2m1fn": 4, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
+_BODIES_OF_ELEMENTS = frozenset({"reduce", "reduce_window"})
+"""Their body combines two elements."""
 BODY_KEYS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 """The parameters in which call-like primitives keep the jaxpr they run."""
 
@@ -46,7 +71,7 @@ def kind_of(eqn: JaxprEqn) -> OpKind:
     name = eqn.primitive.name
     if name in _EINSUMS:
         return OpKind.EINSUM
-    if name in _UPDATES:
+    if name == "dynamic_update_slice" or name.startswith("scatter"):
         return OpKind.UPDATE
     if name in _VIEWS:
         return OpKind.VIEW
@@ -69,16 +94,23 @@ def _fits_in(shape: tuple[int, ...], out: tuple[int, ...]) -> bool:
 
 def called_jaxpr(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
     """Return the jaxpr, and its constants, that a call runs on its own operands; None for a leaf."""
-    if eqn.primitive.name in _OPAQUE or not eqn.primitive.multiple_results:
+    if eqn.primitive.name in _BODIES_OF_ELEMENTS | OPAQUE or not eqn.primitive.multiple_results:
         return None
     for key in BODY_KEYS:
         inner = eqn.params.get(key)
         jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
         if not isinstance(jaxpr, Jaxpr):
             continue
-        if len(jaxpr.invars) == len(eqn.invars) and len(jaxpr.outvars) == len(eqn.outvars):
+        if _same_types(jaxpr.invars, eqn.invars) and _same_types(jaxpr.outvars, eqn.outvars):
             return jaxpr, inner.consts if isinstance(inner, ClosedJaxpr) else ()
     return None
+
+
+def _same_types(inner: Sequence[Any], outer: Sequence[Any]) -> bool:
+    """Whether a body takes or returns what its equation does: that of a `reduce` works on single elements."""
+    return len(inner) == len(outer) and all(
+        type_of(one.aval) == type_of(other.aval) for one, other in zip(inner, outer, strict=True)
+    )
 
 
 def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
@@ -90,31 +122,59 @@ def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
 
 
 def flops(eqn: JaxprEqn) -> float:
-    """Return the floating point operations of a contraction: two per multiply-add, 0 for all else."""
+    """Return the floating point operations of a contraction: two per multiply-add, 0 for all else.
+
+    What a shard_map or a Pallas kernel does inside is not counted.
+    """
     name = eqn.primitive.name
     if name not in _EINSUMS:
         return 0.0
-    inner: float
-    outputs: int = math.prod(shape_of(eqn.outvars[0].aval))
     left, right = (shape_of(v.aval) for v in eqn.invars[:2])
+    results: int = math.prod(shape_of(eqn.outvars[0].aval))
+    inner: int
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         inner = math.prod(left[d] for d in contracted)
-    elif name == "ragged_dot_general":
-        inner = left[-1]
-    else:
-        out_channels = right[eqn.params["dimension_numbers"].rhs_spec[0]]
-        inner = math.prod(right) / max(1, out_channels)
-    return 2.0 * outputs * inner
+        return 2.0 * results * inner
+    if name == "ragged_dot_general":
+        return _ragged_flops(eqn, left, right)
+    out_channels = right[eqn.params["dimension_numbers"].rhs_spec[0]]
+    inner = math.prod(right) // max(1, out_channels)
+    zeros: int = math.prod(eqn.params["lhs_dilation"])  # between the elements of a dilated operand
+    return 2.0 * results * inner / zeros
+
+
+def _ragged_flops(eqn: JaxprEqn, left: tuple[int, ...], right: tuple[int, ...]) -> float:
+    """Every element of the left operand meets the free dims of the right one, in the one group it is in."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (_, contracted), (_, batch) = numbers.dot_dimension_numbers
+    shared = {*contracted, *batch, *numbers.rhs_group_dimensions}
+    free: int = math.prod(size for d, size in enumerate(right) if d not in shared)
+    return 2.0 * math.prod(left) * free
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Shape, dtype name and size of an array; a token or another value without a dtype has 0 bytes."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: float
+
+
+@functools.lru_cache(maxsize=2**16)
+def type_of(aval: Any) -> TensorType:
+    """Return the type of an abstract value. A program has few of them: each is described once."""
+    shape, dtype = shape_of(aval), getattr(aval, "dtype", None)
+    if dtype is None:
+        return TensorType(shape, "token", 0.0)
+    bits: int = _BITS.get(str(dtype), 8 * int(getattr(dtype, "itemsize", 4)))
+    return TensorType(shape, str(dtype), math.prod(shape) * bits / 8)
 
 
 def nbytes_of(aval: Any) -> float:
     """Return the size of an array in bytes, a fraction for sub-byte types; 0 for tokens."""
-    dtype = getattr(aval, "dtype", None)
-    if dtype is None:
-        return 0.0
-    bits: int = _BITS.get(str(dtype), 8 * int(getattr(dtype, "itemsize", 4)))
-    return math.prod(shape_of(aval)) * bits / 8
+    return type_of(aval).nbytes
 
 
 def shape_of(aval: Any) -> tuple[int, ...]:

@@ -50,8 +50,10 @@ class LoweredFunction:
 
     name: str
     arguments: tuple[int, ...]
+    argument_shapes: tuple[tuple[int, ...], ...]
     ops: tuple[LoweredOp, ...]
     returned: tuple[int, ...]
+    returned_shapes: tuple[tuple[int, ...], ...]
 
 
 def lowered_functions(lowered: Lowered) -> dict[str, LoweredFunction]:
@@ -68,15 +70,15 @@ def lowered_functions(lowered: Lowered) -> dict[str, LoweredFunction]:
 
 def _function(op: Any, ids: dict[Any, int]) -> LoweredFunction:
     block = op.regions[0].blocks[0]
-    arguments = tuple(_ids(block.arguments, ids))
-    ops: list[LoweredOp] = []
-    returned: tuple[int, ...] = ()
-    for inner in block.operations:
-        if inner.operation.name == "func.return":
-            returned = tuple(_ids(inner.operands, ids))
-        else:
-            ops.append(_op(inner, ids))
-    return LoweredFunction(ir.StringAttr(op.attributes["sym_name"]).value, arguments, tuple(ops), returned)
+    *inner, last = block.operations  # the last one returns
+    return LoweredFunction(
+        name=ir.StringAttr(op.attributes["sym_name"]).value,
+        arguments=tuple(_ids(block.arguments, ids)),
+        argument_shapes=tuple(map(_shape, block.arguments)),
+        ops=tuple(_op(each, ids) for each in inner),
+        returned=tuple(_ids(last.operands, ids)),
+        returned_shapes=tuple(map(_shape, last.operands)),
+    )
 
 
 def _ids(values: Any, ids: dict[Any, int]) -> Iterator[int]:
@@ -91,7 +93,7 @@ def _op(op: Any, ids: dict[Any, int]) -> LoweredOp:
         name=op.operation.name,
         operands=tuple(_ids(op.operands, ids)),
         results=tuple(_ids(op.results, ids)),
-        result_shapes=tuple(_shape(result) for result in op.results),
+        result_shapes=tuple(map(_shape, op.results)),
         rule=_rule(attributes[_RULE]) if _RULE in attributes else None,
         callee=callee,
     )

@@ -17,7 +17,17 @@ from autoshard.shardy import LoweredFunction, LoweredOp, OpRule, lowered_functio
 from autoshard.written_rules import replicated_rule, shapes
 
 _PREFIX = "autoshard_rule_"
-_Known = dict[int, list[tuple[int, ...]]]
+_POINTWISE = frozenset(
+    f"chlo.{name}"
+    for name in (
+        *("acos", "acosh", "asin", "asinh", "atan", "atanh", "bessel_i1e", "conj", "cosh", "digamma", "erf"),
+        *("erf_inv", "erfc", "is_inf", "is_neg_inf", "is_pos_inf", "lgamma", "sinh", "square", "tan"),
+    )
+)
+"""Ops of one operand, which Shardy has no rules of."""
+_Dims = list[tuple[int, ...]]
+"""The dims of a tensor as factors of the table."""
+_Known = dict[int, _Dims]
 """Dims of SSA values as factors of the table."""
 
 
@@ -69,22 +79,44 @@ def _compose(eqn: JaxprEqn, functions: dict[str, LoweredFunction], name: str) ->
     """Join the rules of the ops that an equation lowers to."""
     operand_shapes, result_shapes = shapes(eqn)
     function = functions.get(name)
-    counts = [len(operand_shapes), len(result_shapes)]
-    if function is None or [len(function.arguments), len(function.returned)] != counts:
+    if function is None or not _has_tensors(function, operand_shapes, result_shapes):
         return replicated_rule(eqn)
     table = FactorTable()
     known: _Known = {
         argument: [(table.add(size),) for size in shape]
-        for argument, shape in zip(function.arguments, operand_shapes, strict=True)
+        for argument, shape in zip(function.arguments, function.argument_shapes, strict=True)
     }
     operand_dims = list(known.values())
     if not _walk(function, known, functions, table):
         return replicated_rule(eqn)
     result_dims = [
         known.get(value) or [(table.add(size),) for size in shape]
-        for value, shape in zip(function.returned, result_shapes, strict=True)
+        for value, shape in zip(function.returned, function.returned_shapes, strict=True)
     ]
-    return table.rule(operand_dims, result_dims, operand_shapes, result_shapes)
+    operands = _logical(operand_dims, operand_shapes, table)
+    results = _logical(result_dims, result_shapes, table)
+    return table.rule(operands, results, operand_shapes, result_shapes)
+
+
+def _has_tensors(
+    function: LoweredFunction, operands: Sequence[tuple[int, ...]], results: Sequence[tuple[int, ...]]
+) -> bool:
+    """Whether a function takes and returns these shapes; a PRNG key has dims of its own behind them."""
+    pairs = [(function.argument_shapes, operands), (function.returned_shapes, results)]
+    return all(
+        len(lowered) == len(shapes)
+        and all(have[: len(shape)] == shape for have, shape in zip(lowered, shapes, strict=True))
+        for lowered, shapes in pairs
+    )
+
+
+def _logical(tensors: Sequence[_Dims], shapes: Sequence[tuple[int, ...]], table: FactorTable) -> list[_Dims]:
+    """The dims that a program sees of lowered tensors; those inside a PRNG key stay whole."""
+    for dims, shape in zip(tensors, shapes, strict=True):
+        for dim in dims[len(shape) :]:
+            for factor in dim:
+                table.replicate(factor)
+    return [dims[: len(shape)] for dims, shape in zip(tensors, shapes, strict=True)]
 
 
 def _walk(
@@ -132,11 +164,8 @@ def _apply(op: LoweredOp, rule: OpRule, known: _Known, table: FactorTable) -> No
 
 
 def _same_shape(op: LoweredOp, known: _Known) -> bool:
-    """Treat a chlo op without a rule (chlo.erf) as elementwise: one operand, results of its rank."""
-    if len(op.operands) != 1 or not op.name.startswith("chlo.") or op.name == "chlo.top_k":
+    """Whether a chlo op, of which Shardy has no rule, is pointwise; then its results are known."""
+    if len(op.operands) != 1 or op.name not in _POINTWISE:
         return False
-    dims = known[op.operands[0]]
-    if any(len(shape) != len(dims) for shape in op.result_shapes):
-        return False
-    known.update({result: dims for result in op.results})
+    known.update({result: known[op.operands[0]] for result in op.results})
     return True

@@ -1,7 +1,7 @@
 """Constraints put by path, everywhere that a jaxpr has equations; numerics and derivative rules stay."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.extend.core import Jaxpr
+from jax.extend.core import Jaxpr, Literal
+from jax.ref import AbstractRef
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -68,6 +69,8 @@ def arrays(*types: Any) -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
 
     def one(t: Any) -> Any:
+        if jax.dtypes.issubdtype(t.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
         return (
             jnp.asarray(rng.normal(size=t.shape) / 4, t.dtype)
             if t.dtype.kind == "f"
@@ -156,6 +159,31 @@ def closed_over(x: Any) -> Any:
     return jax.checkpoint(lambda x: jnp.sin(x @ table))(x)
 
 
+def mutable(x: Any, w: Any) -> Any:
+    """A mutable array of its own, written in the loop, in a call and outside."""
+    held = jax.new_ref(jnp.sin(x))
+
+    def layer(x: Any, i: Any) -> Any:
+        held[i] = x[0]
+        h = jnp.tanh(x @ w)
+        held[...] += h
+        return h, held[0].sum()
+
+    x, sums = lax.scan(layer, x, jnp.arange(3))
+    jax.jit(lambda x: jax.ref.addupdate(held, ..., x))(x)
+    return jax.freeze(held), sums
+
+
+def counted_down(x: Any, w: Any) -> Any:
+    return lax.while_loop(lambda c: c[0].sum() > c[1], lambda c: (c[0] @ w, c[1] + 1), (x, 0.0))
+
+
+def random_numbers(key: Any, x: Any) -> Any:
+    keys = jax.random.split(key, 8)
+    noise = jax.vmap(lambda key: jax.random.normal(key, (16,)))(keys)
+    return lax.scan(lambda x, key: (x + jax.random.uniform(key, x.shape), None), x * noise, keys)[0]
+
+
 PROGRAMS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "scan": (scanned, (X, LAYERS)),
     "reverse scan with constants": (scan_with_constants, (X, LAYERS, W)),
@@ -166,6 +194,9 @@ PROGRAMS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "closed-over array": (closed_over, (X,)),
     "train step": (jax.grad(lambda w, x: scanned(x, w)[0].sum() + calls(x, w[0]).sum()), (LAYERS, X)),
     "unrolled scan": (lambda x, w: lax.scan(lambda x, w: (x @ w, None), x, w, unroll=2)[0], (X, LAYERS)),
+    "mutable array": (mutable, (X, W)),
+    "while on what it computes": (counted_down, (X, W)),
+    "keys": (random_numbers, (jax.eval_shape(lambda: jax.random.key(0)), X)),
     "vmap": (jax.vmap(lambda x, w: jnp.tanh(x @ w)), (X, jax.ShapeDtypeStruct((8, 16, 4), "float32"))),
 }
 
@@ -183,6 +214,11 @@ def test_constraints_everywhere_change_nothing(program: str) -> None:
     )
 
 
+def pairs(values: Sequence[int], atoms: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Operands with their variables, literals left out."""
+    return zip(values, (atom for atom in atoms if not isinstance(atom, Literal)), strict=True)
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_constraint_is_put(program: str) -> None:
     """As many as were asked for: each leaf's results, and its operands less those that share a copy."""
@@ -190,8 +226,12 @@ def test_every_constraint_is_put(program: str) -> None:
     traced = trace(fn, types)
     found = traced.equations
     slots = [e for e in found.equations if e.eqn is None]
-    copies = {(e.path.rpartition("/")[0], v) for e in found.equations if e.eqn for v in e.operands}
-    results = sum(len(e.results) for e in found.equations if e.eqn is not None)
+    leaves = [(e, e.eqn) for e in found.equations if e.eqn is not None]
+    read = {
+        (e.path.rpartition("/")[0], v, var) for e, eqn in leaves for v, var in pairs(e.operands, eqn.invars)
+    }
+    copies = {(path, v) for path, v, var in read if not isinstance(var.aval, AbstractRef)}
+    results = sum(not isinstance(var.aval, AbstractRef) for _, eqn in leaves for var in eqn.outvars)
     carried = {e.path for e in slots if ":carry" in e.path}
     ends = {e.path for e in slots if ":y" in e.path or ":out" in e.path}
     # a carried value is constrained before the loop and after every iteration

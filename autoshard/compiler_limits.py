@@ -1,0 +1,76 @@
+"""Dims that Shardy would split but the compiler would have to gather: in a rule they stay whole.
+
+Shardy says what an op is mathematically. The partitioner of XLA splits a little less:
+
+    gather, scatter*         of one index row is made a dynamic slice, which needs the indexed dim whole
+    reduce_xor               there is no all-reduce of this kind
+    conv_general_dilated     a padded spatial dim that is summed over needs a halo of its neighbours;
+                             of batch groups (the gradient of a depthwise convolution), what is summed
+                             over comes out wrong, and groups of several elements abort the compiler
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from jax.extend.core import JaxprEqn, Literal
+
+from autoshard.factor_table import Rule
+from autoshard.primitives import shape_of
+from autoshard.search.graph import FactorKind
+
+
+def within_limits(eqn: JaxprEqn, rule: Rule) -> Rule:
+    """Return a rule that splits no more than the compiler can."""
+    whole = set(_gathered(eqn, rule))
+    factors = (
+        replace(factor, kind=FactorKind.REPLICATED) if index in whole else factor
+        for index, factor in enumerate(rule.factors)
+    )
+    return replace(rule, factors=tuple(factors)) if whole else rule
+
+
+def _gathered(eqn: JaxprEqn, rule: Rule) -> Iterable[int]:
+    name = eqn.primitive.name
+    if name == "gather" or name.startswith("scatter"):
+        return _indexed_by_one_row(eqn, rule)
+    if name == "reduce_xor":
+        return _summed(rule)
+    if name == "conv_general_dilated":
+        return _in_batch_groups(eqn, rule) or _summed_with_halo(eqn, rule)
+    return ()
+
+
+def _summed(rule: Rule) -> list[int]:
+    return [i for i, factor in enumerate(rule.factors) if factor.kind is FactorKind.REDUCTION]
+
+
+def _indexed_by_one_row(eqn: JaxprEqn, rule: Rule) -> list[int]:
+    """The factors of the dims that are indexed, where there is only one row of indices."""
+    rows = math.prod(shape_of(eqn.invars[1].aval)[:-1])
+    if rows != 1 or isinstance(eqn.invars[0], Literal):
+        return []
+    numbers = eqn.params["dimension_numbers"]
+    indexed = (
+        numbers.start_index_map if eqn.primitive.name == "gather" else numbers.scatter_dims_to_operand_dims
+    )
+    return [factor for dim in indexed for factor in rule.operand_dims[0][dim]]
+
+
+def _summed_with_halo(eqn: JaxprEqn, rule: Rule) -> list[int]:
+    """The factors of padded spatial dims that are summed over."""
+    spatial = eqn.params["dimension_numbers"].lhs_spec[2:]
+    padded = [dim for dim, pads in zip(spatial, eqn.params["padding"], strict=True) if any(pads)]
+    summed = _summed(rule)
+    return [factor for dim in padded for factor in rule.operand_dims[0][dim] if factor in summed]
+
+
+def _in_batch_groups(eqn: JaxprEqn, rule: Rule) -> Iterable[int]:
+    """The factors of a convolution of batch groups; where each group is one element, those summed over."""
+    groups = eqn.params["batch_group_count"]
+    if groups == 1:
+        return ()
+    batch = eqn.params["dimension_numbers"].lhs_spec[0]
+    return _summed(rule) if groups == shape_of(eqn.invars[0].aval)[batch] else range(len(rule.factors))
