@@ -7,6 +7,7 @@ Calls (jit, remat, custom derivatives) are entered and vanish; loops and branche
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,8 @@ from autoshard.scopes import Scope
 from autoshard.search.graph import OpKind
 
 SMALL_ARGUMENT_BYTES = 8 * 2**20
-"""Arguments below this, and below 1/1024 of all arguments, are kept replicated: tokens, positions, scales."""
+"""Arguments up to this size are kept replicated (tokens, positions, scales) as far as they are together below
+1/1024 of all arguments, the smallest first."""
 _SMALL_FRACTION = 1 / 1024
 _Control = Callable[[LoopRecorder, JaxprEqn, list[int], Place, Known], list[int]]
 _CONTROL: dict[str, _Control] = {
@@ -76,6 +78,17 @@ class _Facts:
     control: _Control | None
 
 
+def largest_small(sizes: Sequence[float]) -> float:
+    """Return the size up to which arguments are small: all of those together are a small share of all."""
+    together, largest = 0.0, 0.0
+    for size, count in sorted(Counter(sizes).items()):
+        together += size * count
+        if size > SMALL_ARGUMENT_BYTES or together > sum(sizes) * _SMALL_FRACTION:
+            break
+        largest = size
+    return largest
+
+
 @dataclass(slots=True)
 class _Walker(LoopRecorder):
     """A recorder that reads jaxprs. Jaxprs recur, so what it learns of an equation it keeps."""
@@ -85,7 +98,7 @@ class _Walker(LoopRecorder):
 
     def arguments(self, jaxpr: Jaxpr, names: Sequence[str]) -> list[int]:
         sizes = [nbytes_of(var.aval) for var in jaxpr.invars]
-        small = min(SMALL_ARGUMENT_BYTES, sum(sizes) * _SMALL_FRACTION)
+        small = largest_small(sizes)
         return [
             self.value(var.aval, name, free=size <= small, stored=0 if size <= small else size)
             for var, name, size in zip(jaxpr.invars, names, sizes, strict=True)

@@ -16,6 +16,7 @@ from autoshard.primitives import flops, kind_of, nbytes_of, shape_of
 from autoshard.scopes import Scope
 from autoshard.search.graph import OpKind, Tie
 from autoshard.trace import trace
+from autoshard.walking import largest_small
 
 X, W = jax.ShapeDtypeStruct((8, 64), "float32"), jax.ShapeDtypeStruct((64, 64), "float32")
 STACK = jax.ShapeDtypeStruct((3, 64, 64), "float32")
@@ -96,6 +97,31 @@ def test_closed_over_arrays_are_constants_and_free() -> None:
     assert not x.free
     assert held.free
     assert held.shape == (64, 64)
+
+
+def test_what_combines_two_elements_is_no_call() -> None:
+    found = walked(lambda x: lax.reduce(x, np.float32(1), lambda a, b: a * b, (1,)), X)
+    assert [e.primitive for e in found.equations] == ["reduce", "identity"]
+
+
+def test_a_mutable_array_is_one_value_and_never_free() -> None:
+    """What is read from it is what was written to it, although it starts as zeros."""
+
+    def model(x: Any) -> Any:
+        held = jax.new_ref(jnp.zeros((8, 64)))
+        held[...] = x
+        return lax.scan(lambda c, _: (c + held[...], None), x * 0, None, length=3)[0]
+
+    found = walked(model, X)
+    new, write, read = (
+        next(e for e in found.equations if e.primitive == p) for p in ("new_ref", "swap", "get")
+    )
+    assert found.values[new.operands[0]].free
+    assert not found.values[new.results[0]].free
+    assert write.operands == (new.results[0], found.arguments[0])
+    assert read.operands == new.results
+    assert (read.loop, read.trips) == (0, 3)
+    assert not found.values[read.results[0]].free
 
 
 # ---- loops
@@ -467,6 +493,12 @@ def test_an_einsum_of_three_has_letters_that_fit_each_step() -> None:
         (lambda x, y: jnp.einsum("bij,bjk->bik", x, y), [(2, 4, 8), (2, 8, 16)], 2 * 2 * 4 * 8 * 16),
         # every row meets the one group it belongs to
         (lambda x, y: lax.ragged_dot(x, y, jnp.ones(4, "int32")), [(16, 8), (4, 8, 6)], 2 * 16 * 8 * 6),
+        # its gradient: every pair of a row of 8 and one of 6 is added to one of the matrices
+        (
+            lambda x, y: jax.grad(lambda w: jnp.sum(lax.ragged_dot(x, w, jnp.ones(4, "int32"))))(y),
+            [(16, 8), (4, 8, 6)],
+            2 * 16 * 8 * 6,
+        ),
         # 16 places, window 3, 4 channels in, 8 out, batch 2
         (
             lambda x, y: lax.conv_general_dilated(
@@ -479,8 +511,20 @@ def test_an_einsum_of_three_has_letters_that_fit_each_step() -> None:
 )
 def test_flops(fn: Callable[..., Any], shapes: list[tuple[int, ...]], expected: float) -> None:
     found = walked(fn, *(jax.ShapeDtypeStruct(shape, "float32") for shape in shapes))
-    (equation,) = einsums(found)
-    assert equation.flops == expected
+    assert einsums(found)[-1].flops == expected
+
+
+def test_flops_of_a_dilated_convolution_leave_out_the_zeros() -> None:
+    """The gradient of patches of 4x4: each of 2x4x4 patches gives its 8 channels to 4x4x3 elements."""
+    patches = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=(4, 4),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    shapes = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((2, 16, 16, 3), (4, 4, 3, 8))]
+    found = walked(lambda x, k: jax.grad(lambda x: jnp.sum(patches(x, k)))(x), *shapes)
+    assert einsums(found)[-1].flops == 2 * (2 * 4 * 4) * 8 * (4 * 4 * 3)
 
 
 def test_only_contractions_count_as_work() -> None:
@@ -500,6 +544,7 @@ def test_only_contractions_count_as_work() -> None:
         (lambda x: jnp.cumsum(x, 1), OpKind.OTHER),
         (lambda x: lax.sort(x), OpKind.OTHER),
         (lambda x: x.at[0].set(0.0), OpKind.UPDATE),
+        (lambda x: x.at[0].multiply(2.0), OpKind.UPDATE),
         (lambda x: lax.dynamic_update_slice(x, x[:1], (0, 0)), OpKind.UPDATE),
         (lambda x: x @ x.T, OpKind.EINSUM),
     ],
@@ -513,3 +558,14 @@ def test_kinds(fn: Callable[..., Any], kind: OpKind) -> None:
 def test_bytes(dtype: str, nbytes: float) -> None:
     assert nbytes_of(jax.ShapeDtypeStruct((3, 4), dtype)) == nbytes
     assert nbytes_of(object()) == 0
+
+
+def test_small_arguments_are_a_small_share_together() -> None:
+    mebibyte = 2.0**20
+    weights, scales = [4096 * mebibyte] * 4, [0.25 * mebibyte] * 32
+    assert largest_small([*weights, *scales]) == 0.25 * mebibyte
+    heads = [4 * mebibyte] * 64  # each below 1/1024 of all, but not together
+    assert largest_small([*weights, *scales, *heads]) == 0.25 * mebibyte
+    assert largest_small([*weights, *scales, 4 * mebibyte]) == 4 * mebibyte
+    assert largest_small([2.0**40, 16 * mebibyte]) == 0.0
+    assert largest_small([]) == 0.0
