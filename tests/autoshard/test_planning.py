@@ -174,9 +174,7 @@ def test_what_has_no_rule_is_counted() -> None:
     coverage = tuned(fn, f32(16, 64), f32(64, 64)).coverage
     assert coverage.einsums == 1
     assert coverage.flops_fraction == 1.0
-    assert [(u.primitive, u.count, u.bytes) for u in coverage.unruled] == [
-        ("ffi_call", 1, 2 * 16 * 64 * 4)
-    ]
+    assert [(u.primitive, u.count, u.bytes) for u in coverage.unruled] == [("ffi_call", 1, 2 * 16 * 64 * 4)]
     assert coverage.equations == 3
 
 

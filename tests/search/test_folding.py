@@ -10,6 +10,7 @@ from autoshard.search.folding import fold, unfolded
 from autoshard.search.graph import Graph
 from autoshard.search.memory import MemoryModel
 from autoshard.search.planner import search_plans
+from autoshard.search.problem import Problem, Variable
 from tests.search.graphs import Sketch, mesh_of
 
 LAYERS = 8
@@ -127,7 +128,7 @@ def test_folding_changes_neither_costs_nor_memory() -> None:
     assert MemoryModel(full).peak(spread) == MemoryModel(short).peak(labels)
 
 
-def _shared(problem, variable):  # type: ignore[no-untyped-def]
+def _shared(problem: Problem, variable: Variable) -> int:
     subjects = problem.op_variable if variable.cost is not None else problem.value_variable
     return subjects[variable.subject]
 
