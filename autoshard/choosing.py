@@ -21,15 +21,20 @@ _INTERRUPTED = "the run was interrupted"
 def choose(refinement: Refinement, *, interrupted: bool = False) -> Plan:
     """Return the best candidate's plan, with the runners-up and the tiers that did not run.
 
+    Where the compiler answered for no candidate in time, none is refused: the model's choice stands.
+
     Raises:
         InfeasibleError: Every candidate is out of memory.
         CompileError: Every candidate was lost to the compiler or the devices.
     """
     ranked = rank(refinement.candidates)
-    if ranked[0].status != OK:
-        raise _nothing_left(refinement.session, ranked)
-    plan = ranked[0].plan
     reasons = dict(refinement.skipped)
+    if ranked[0].status != OK:
+        if not all(map(_unanswered, ranked)):
+            raise _nothing_left(refinement.session, ranked)
+        ranked = sorted(ranked, key=lambda candidate: candidate.plan.predicted_seconds)
+        reasons[ESTIMATED] = ranked[0].status
+    plan = ranked[0].plan
     if interrupted:
         reasons = {ESTIMATED: _INTERRUPTED, MEASURED: _INTERRUPTED} | reasons
     has = {ESTIMATED: plan.estimated, MEASURED: plan.measured}
@@ -40,6 +45,10 @@ def choose(refinement: Refinement, *, interrupted: bool = False) -> Plan:
         },
         runners_up=tuple(runner_up(candidate) for candidate in ranked[1:]),
     )
+
+
+def _unanswered(candidate: Judged) -> bool:
+    return candidate.compiled is not None and candidate.compiled.status == "timed out"
 
 
 def runner_up(candidate: Judged) -> RunnerUp:

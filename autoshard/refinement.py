@@ -22,7 +22,8 @@ NOT_ASKED = "not asked for (--refine)"
 
 _HEADROOM_RETRIES = 3
 _MARGIN_BYTES = 2**26
-_COMPILE_SECONDS = 300.0
+_COMPILE_SECONDS, _COMPILE_SECONDS_PER_OP, _MOST_COMPILE_SECONDS = 300.0, 0.05, 3600.0
+"""How long a compile may take: unrolled layers take the compiler longer, scanned ones do not."""
 _TIMING_SECONDS = 300.0
 _PLATFORMS = {"tpu": "tpu", "gpu": "cuda", "cpu": "cpu"}
 
@@ -101,7 +102,7 @@ class Refinement:
             self.session.traced,
             [self.candidates[i] for i in waiting],
             workers=self.session.options.workers,
-            time_limit_seconds=_COMPILE_SECONDS,
+            time_limit_seconds=compile_limit_seconds(len(self.session.graph.ops)),
             on_start=lambda index: progress.step(f"candidate {waiting[index] + 1}"),
             on_result=note,
         )
@@ -126,6 +127,11 @@ class Refinement:
             self.candidates[index] = result
             if result.status != OK:
                 session.progress.note(f"candidate {index + 1} disqualified: {result.status}")
+
+
+def compile_limit_seconds(n_ops: int) -> float:
+    """Return how long the compile of a program of so many ops, loop bodies counted once, may take."""
+    return min(max(_COMPILE_SECONDS, n_ops * _COMPILE_SECONDS_PER_OP), _MOST_COMPILE_SECONDS)
 
 
 def shortfall_bytes(candidates: Sequence[Judged]) -> float | None:

@@ -26,7 +26,8 @@ class Kernels:
     """The kernels of a graph.
 
     Attributes:
-        exists: For each value whether it is in memory, so that it is written and read.
+        exists: For each value whether it is in memory, so that it is written and read; of a fused view of a
+            stored value what it shows is.
         first_reads: The (op, operand position) pairs of ops that fuse at which their kernel reads a tensor.
     """
 
@@ -47,9 +48,9 @@ def kernels(graph: Graph) -> Kernels:
     maker = _makers(graph)
     kernel = _kernel_numbers(graph, fusing, maker)
     exists = []
-    for made, readers in zip(maker, consumers(graph), strict=True):
+    for known, made, readers in zip(graph.values, maker, consumers(graph), strict=True):
         inside = made >= 0 and fusing[made] and all(kernel[op] == kernel[made] for op, _ in readers)
-        exists.append(not inside)
+        exists.append(not inside or known.stored_bytes > 0)
     first: dict[tuple[int, int], tuple[int, int]] = {}
     for op in graph.ops:
         if fusing[op.index]:

@@ -15,7 +15,7 @@ from autoshard.judged import Judged, with_estimate, with_measurement
 from autoshard.plan import Plan
 from autoshard.programs import Program, argument_specs, load
 from autoshard.progress import Progress
-from autoshard.refinement import shortfall_bytes
+from autoshard.refinement import compile_limit_seconds, shortfall_bytes
 from autoshard.refining import export_candidate, host_memory_reason
 from autoshard.search import planner
 from autoshard.search.problem import Problem
@@ -283,3 +283,29 @@ def test_mesh_axes_of_a_program_are_those_of_the_plan() -> None:
     program = export_candidate(trace(mlp, SHAPES), plan, "tpu")
     assert program.mesh_axes == tuple(MeshAxis(name, 2, dim, 1) for dim, name in enumerate("xyz"))
     assert program.argument_paths == ("x", "up", "down")
+
+
+# ---- a compiler that does not answer in time
+
+
+def test_larger_programs_may_compile_longer() -> None:
+    assert compile_limit_seconds(200) == 300.0
+    assert compile_limit_seconds(20_000) == pytest.approx(1000.0)
+    assert compile_limit_seconds(10**7) == 3600.0
+
+
+def test_a_compiler_that_is_late_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = CompileResult(status="timed out", detail="no answer within 300 s")
+
+    def compile_candidates(traced: Traced, candidates: list[Judged], **options: Any) -> list[Judged]:
+        found = [with_estimate(candidate, late) for candidate in candidates]
+        for index, each in enumerate(found):
+            options["on_result"](index, each)
+        return found
+
+    monkeypatch.setattr(refinement, "compile_candidates", compile_candidates)
+    result, said = tune("v5e:2x2", refine="compile", top_k=2)
+    assert result.plan.estimated is None
+    assert result.plan.skipped["estimated"] == "timed out: no answer within 300 s"
+    assert "dropped: timed out" in said
+    assert result.plan.predicted_seconds <= min(r.predicted_seconds for r in result.plan.runners_up)
