@@ -70,12 +70,17 @@ def kind_of(eqn: JaxprEqn) -> OpKind:
     """Return how an equation is priced and named."""
     name = eqn.primitive.name
     if name in _EINSUMS:
-        return OpKind.EINSUM
+        return OpKind.ELEMENTWISE if _multiplies_only(eqn) else OpKind.EINSUM
     if name == "dynamic_update_slice" or name.startswith("scatter"):
         return OpKind.UPDATE
     if name in _VIEWS:
         return OpKind.VIEW
     return OpKind.ELEMENTWISE if _is_elementwise(eqn) else OpKind.OTHER
+
+
+def _multiplies_only(eqn: JaxprEqn) -> bool:
+    """A dot_general that sums nothing: the compiler makes a multiplication of it."""
+    return eqn.primitive.name == "dot_general" and not eqn.params["dimension_numbers"][0][0]
 
 
 def _is_elementwise(eqn: JaxprEqn) -> bool:
@@ -127,7 +132,7 @@ def flops(eqn: JaxprEqn) -> float:
     What a shard_map or a Pallas kernel does inside is not counted.
     """
     name = eqn.primitive.name
-    if name not in _EINSUMS:
+    if name not in _EINSUMS or _multiplies_only(eqn):
         return 0.0
     left, right = (shape_of(v.aval) for v in eqn.invars[:2])
     results: int = math.prod(shape_of(eqn.outvars[0].aval))

@@ -184,10 +184,16 @@ class _Walker(LoopRecorder):
 
 
 def _inherited(kind: OpKind, read: Sequence[TracedValue]) -> tuple[str, TracedValue | None]:
-    """The name and the stored origin that a view or an update takes over from what it reads."""
+    """The name and the stored origin that a result takes over from what it reads.
+
+    A view has both of its operand. A stored value that is scaled on its way to its readers is in no other
+    memory either: the compiler does that where it is read.
+    """
     bound = [value for value in read if not value.free]
-    if kind is OpKind.VIEW and len(bound) == 1:
+    if len(bound) == 1 and kind is OpKind.VIEW:
         return bound[0].name, bound[0]
+    if len(bound) == 1 and kind is OpKind.ELEMENTWISE:
+        return "", bound[0]
     if kind is OpKind.UPDATE and read and not read[0].free:
         return "", read[0]
     return "", None

@@ -19,7 +19,7 @@ from autoshard.cost.torus import TorusMesh
 from autoshard.cost.traffic import traffic_seconds
 from autoshard.search.candidates import Strategies, factor_shards, operand_layouts, result_layouts
 from autoshard.search.graph import FactorKind, Graph, Op, OpKind
-from autoshard.search.kernels import Kernels, fuses
+from autoshard.search.kernels import Kernels, fuses, views_stored
 
 Floats = npt.NDArray[np.float64]
 
@@ -130,7 +130,7 @@ def _moved_seconds(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fus
     for position, value in enumerate(op.operands):
         known = graph.values[value]
         read = (op.index, position) in fused.first_reads or not fuses(op)
-        if read and not known.free and not (known.stored_bytes and op.kind is OpKind.VIEW):
+        if read and not known.free and not (known.stored_bytes and views_stored(op, graph)):
             seconds += _access_seconds(graph, value, operand_layouts(op, codes, position), mesh)
     return seconds
 

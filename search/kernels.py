@@ -42,6 +42,11 @@ def fuses(op: Op) -> bool:
     )
 
 
+def views_stored(op: Op, graph: Graph) -> bool:
+    """Whether an op shows a stored value in another form, which the compiler does in what reads it."""
+    return op.kind in _FUSING_KINDS and any(graph.values[value].stored_bytes > 0 for value in op.results)
+
+
 def kernels(graph: Graph) -> Kernels:
     """Find the kernels of a graph."""
     fusing = [fuses(op) for op in graph.ops]

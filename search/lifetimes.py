@@ -9,6 +9,7 @@ which are written in place unless that would destroy an argument that is not don
 from __future__ import annotations
 
 from autoshard.search.graph import Graph, Loop, Op, OpKind, consumers
+from autoshard.search.kernels import views_stored
 
 
 class Lifetimes:
@@ -31,7 +32,7 @@ class Lifetimes:
         if not bound:
             return -1
         source = bound[0]
-        fused = op.kind is OpKind.VIEW and len(bound) == 1 and values[op.results[0]].stored_bytes > 0
+        fused = views_stored(op, self._graph) and len(bound) == 1
         in_place = op.kind is OpKind.UPDATE and source == op.operands[0] and not self.is_kept(source)
         if not (fused or in_place):
             return -1

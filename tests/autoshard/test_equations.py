@@ -297,6 +297,28 @@ def test_views_of_a_weight_keep_its_name_and_its_bytes() -> None:
     assert weight.stored_bytes == 64 * 32 * 4  # half of it is read, as it is stored
 
 
+def test_a_weight_that_is_scaled_is_read_as_it_is_stored() -> None:
+    def model(x: Any, w: Any) -> Any:
+        return x @ (w.astype("float32") * 0.5)
+
+    found = walked(model, X, jax.ShapeDtypeStruct((64, 64), "int8"))
+    (dot,) = einsums(found)
+    assert found.values[dot.operands[1]].stored_bytes == 64 * 64
+
+
+def test_a_product_of_two_weights_is_no_view() -> None:
+    found = walked(lambda x, w, v: x @ (w * v), X, W, W)
+    (dot,) = einsums(found)
+    assert found.values[dot.operands[1]].stored_bytes == 0
+
+
+def test_a_dot_that_sums_nothing_is_a_multiplication() -> None:
+    found = walked(lambda x, w: jnp.einsum("be,e->be", x, w), X, jax.ShapeDtypeStruct((64,), "float32"))
+    assert einsums(found) == []
+    assert [e.kind for e in found.equations if e.primitive == "dot_general"] == [OpKind.ELEMENTWISE]
+    assert sum(e.flops for e in found.equations) == 0
+
+
 def test_an_update_writes_into_what_is_stored() -> None:
     def model(cache: Any, new: Any, i: Any) -> Any:
         return lax.dynamic_update_slice(cache, new, (i, 0))
