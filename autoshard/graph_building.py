@@ -41,11 +41,11 @@ def build_graph(traced: Traced, book: RuleBook | None = None) -> Graph:
     """
     book = _BOOK if book is None else book
     equations = traced.equations
-    book.learn(e.eqn for e in equations.equations if e.eqn is not None)
+    rules = iter(book.rules(e.eqn for e in equations.equations if e.eqn is not None))
     values = [_value(value) for value in equations.values]
     ops: list[Op] = []
     for equation in equations.equations:
-        op = _op(equation, book, values)
+        op = _op(equation, None if equation.eqn is None else next(rules), values)
         for result in op.results:
             if _can_be_partial(op):
                 values[result] = replace(values[result], partial=True)
@@ -79,9 +79,9 @@ def _value(value: TracedValue) -> Value:
     )
 
 
-def _op(equation: Equation, book: RuleBook, values: Sequence[Value]) -> Op:
-    eqn = equation.eqn
-    rule = _identity_rule(values[equation.operands[0]].shape) if eqn is None else book[eqn]
+def _op(equation: Equation, found: Rule | None, values: Sequence[Value]) -> Op:
+    """The op of an equation under the rule found for it; a hand-over has none and is the identity."""
+    rule = found or _identity_rule(values[equation.operands[0]].shape)
     return Op(
         index=equation.index,
         name=equation.name,

@@ -41,7 +41,7 @@ def export_candidate(traced: Traced, plan: Plan, platform: str) -> Program:
         return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
 
     def planned(*leaves: Any) -> list[Any]:
-        return run_constrained(traced.closed, leaves, constraints, constrain)
+        return run_constrained(traced.closed, leaves, constraints, constrain, mesh)
 
     arguments = [
         jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=NamedSharding(mesh, spec))

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from autoshard.attached import attached_slice
 from autoshard.cost.slices import Slice, parse_slice
+from autoshard.errors import TraceError
 from autoshard.graph_building import build_graph
 from autoshard.progress import Progress
+from autoshard.search.coverage import ANNOTATION_PRIMITIVES
 from autoshard.search.graph import Graph
 from autoshard.targets import Target
 from autoshard.trace import Traced, trace
 from autoshard.tune_options import LOCAL, Options
+from autoshard.user_shardings import shard_maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,24 @@ def open_session(target: Target, options: Options, progress: Progress) -> Sessio
 
     Raises:
         SliceError: the slice does not exist.
-        TraceError: the function cannot be traced.
+        TraceError: the function cannot be traced, or has a shard_map for another number of devices.
     """
     slice_ = attached_slice() if options.slice_text == LOCAL else parse_slice(options.slice_text)
     progress.stage(f"trace {target.name}")
     traced = trace(target.function, target.arguments, target.keywords, **target.jit_options)
-    return Session(target, options, progress, slice_, traced, build_graph(traced))
+    _require_runnable_shard_maps(traced, slice_)
+    graph = build_graph(traced)
+    freed = sum(op.primitive in ANNOTATION_PRIMITIVES for op in graph.ops)
+    if freed:
+        progress.note(f"{freed} sharding annotations of `{target.name}` are freed: the plan decides instead")
+    return Session(target, options, progress, slice_, traced, graph)
+
+
+def _require_runnable_shard_maps(traced: Traced, slice_: Slice) -> None:
+    for found in shard_maps(traced.closed):
+        if found.devices != slice_.n_chips:
+            raise TraceError(
+                f"the shard_map at {found.source} is written for {found.devices} devices, and "
+                f"{slice_.name} has {slice_.n_chips}: give it a mesh of as many devices, or plan for a slice "
+                f"of {found.devices} chips"
+            )

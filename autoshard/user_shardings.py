@@ -25,6 +25,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from autoshard.errors import TraceError
 from autoshard.naming import source_of
+from autoshard.primitives import OPAQUE, flops
 
 AnyMesh = Mesh | AbstractMesh
 _ANNOTATIONS = {
@@ -45,10 +46,13 @@ class ShardMap:
     Attributes:
         source: "file.py:12" of the user's code.
         axes: Name and size of each axis of its mesh.
+        flops_per_device: Floating point operations of contractions inside, in one run on one device; the body
+            of a while is counted once, kernels are not.
     """
 
     source: str
     axes: tuple[tuple[str, int], ...]
+    flops_per_device: float
 
     @property
     def devices(self) -> int:
@@ -59,7 +63,22 @@ class ShardMap:
 def shard_maps(closed: ClosedJaxpr) -> tuple[ShardMap, ...]:
     """Return the shard_maps of a program, those in loops and calls included, each equation once."""
     found = {id(e): e for e in _equations(closed.jaxpr) if e.primitive.name == "shard_map"}
-    return tuple(ShardMap(source_of(e), axes_of(e.params["mesh"])) for e in found.values())
+    return tuple(_shard_map(eqn) for eqn in found.values())
+
+
+def _shard_map(eqn: JaxprEqn) -> ShardMap:
+    return ShardMap(source_of(eqn), axes_of(eqn.params["mesh"]), _work(eqn.params["jaxpr"]))
+
+
+def _work(jaxpr: Jaxpr) -> float:
+    """Floating point operations of contractions in a jaxpr and those inside it."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        inside = sum(
+            _work(inner) for inner in jaxprs_in_params(eqn.params) if eqn.primitive.name not in OPAQUE
+        )
+        total += flops(eqn) + eqn.params.get("length", 1) * inside
+    return total
 
 
 def count_freed(closed: ClosedJaxpr, mesh: AnyMesh) -> int:
@@ -131,7 +150,7 @@ class Freeing:
     def _own_mesh(self, eqn: JaxprEqn) -> AnyMesh:
         """The plan's devices with the axes of a shard_map."""
         mesh = eqn.params["mesh"]
-        wanted = ShardMap(source_of(eqn), axes_of(mesh))
+        wanted = _shard_map(eqn)
         if wanted.devices != self.mesh.size:
             axes = ", ".join(f"{name}={size}" for name, size in wanted.axes)
             raise TraceError(
@@ -168,5 +187,6 @@ class Freeing:
 
     def _is_other(self, mesh: AnyMesh) -> bool:
         """Whether a mesh has other axes; axes with explicit shardings are never those of a plan."""
-        explicit = AxisType.Explicit in mesh.axis_types
-        return not mesh.empty and (explicit or axes_of(mesh) != axes_of(self.mesh))
+        if mesh.empty:
+            return False
+        return AxisType.Explicit in mesh.axis_types or axes_of(mesh) != axes_of(self.mesh)

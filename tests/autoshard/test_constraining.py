@@ -69,7 +69,7 @@ def arrays(*types: Any) -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
 
     def one(t: Any) -> Any:
-        if jax.dtypes.issubdtype(t.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(t.dtype, jax.dtypes.prng_key):
             return jax.random.key(0)
         return (
             jnp.asarray(rng.normal(size=t.shape) / 4, t.dtype)

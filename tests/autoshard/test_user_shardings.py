@@ -1,4 +1,4 @@
-"""Shardings that an author wrote for other meshes are freed; those for the plan's mesh and the numerics stay."""
+"""Shardings that an author wrote for other meshes are freed, those for the plan's mesh are kept."""
 
 from collections.abc import Callable
 from typing import Any
@@ -143,6 +143,18 @@ def test_annotations_are_counted(program: str) -> None:
     assert count_freed(closed, PLAN) == PROGRAMS[program][2]
 
 
+@pytest.mark.parametrize("program", ["under a mesh", "explicit shardings", "a jit with shardings"])
+def test_gradients_are_those_without_shardings(program: str) -> None:
+    closed, one = traced(program), mesh_of("q", (1,))
+    x, w = arrays()
+
+    def gradient(mesh: Mesh) -> Any:
+        planned = run(closed, Constraints(), mesh)
+        return jax.jit(jax.grad(lambda w: jnp.sum(planned(x, w) ** 2)))(w)
+
+    np.testing.assert_allclose(gradient(PLAN), gradient(one), rtol=1e-5, atol=1e-6)
+
+
 def test_numerics_of_the_user_are_those_without_shardings() -> None:
     x, w = arrays()
     np.testing.assert_allclose(jax.jit(annotated_everywhere)(x, w), plain("constraints in bodies"), rtol=1e-5)
@@ -227,6 +239,21 @@ def test_shard_maps_are_listed_wherever_they_are() -> None:
     assert (found.axes, found.devices) == ((("d", 4), ("m", 2)), 8)
     assert found.source.startswith("test_user_shardings.py:")
     assert shard_maps(jax.make_jaxpr(jnp.sin)(X)) == ()
+
+
+def test_the_work_of_a_shard_map_is_that_of_one_device() -> None:
+    """A device multiplies its 2x8 part three times, and once more after it has gathered the rows."""
+
+    def body(x: Any, w: Any) -> Any:
+        x = lax.scan(lambda x, _: (x @ w, None), x, None, length=3)[0]
+        return jax.jit(lambda x: x @ w)(lax.all_gather(x, "d", tiled=True))
+
+    manual = jax.shard_map(
+        body, mesh=USER, in_specs=(P("d", "m"), P(None, None)), out_specs=P(None, "m"), check_vma=False
+    )
+    w = jax.ShapeDtypeStruct((8, 8), "float32")
+    (found,) = shard_maps(jax.make_jaxpr(lambda x, w: manual(x, w))(X, w))
+    assert found.flops_per_device == 3 * (2 * 2 * 8 * 8) + 2 * 8 * 8 * 8
 
 
 def test_an_abstract_plan_mesh_has_an_abstract_shard_map() -> None:
