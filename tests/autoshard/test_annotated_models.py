@@ -44,12 +44,14 @@ def test_annotations_for_another_mesh_are_freed() -> None:
     assert planned.sharding.mesh.axis_names == tuple(axis.name for axis in plan.mesh_axes)
 
 
+def doubled(a: Any) -> Any:
+    return a * 2
+
+
 def mapped(count: int) -> Any:
     def model(x: Any, w: Any) -> Any:
-        inside = jax.shard_map(
-            lambda a: a * 2, mesh=their_mesh(count), in_specs=P("data"), out_specs=P("data")
-        )
-        return inside(x) @ w
+        mesh, rows = their_mesh(count), P("data")
+        return jax.shard_map(doubled, mesh=mesh, in_specs=rows, out_specs=rows)(x) @ w
 
     return model
 
