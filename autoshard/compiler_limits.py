@@ -4,7 +4,8 @@ Shardy says what an op is mathematically. The partitioner of XLA splits a little
 
     gather, scatter*         of one index row is made a dynamic slice, which needs the indexed dim whole
     reduce_xor               there is no all-reduce of this kind
-    conv_general_dilated     a padded spatial dim that is summed over needs a halo of its neighbours;
+    conv_general_dilated     a spatial dim that is summed over needs a halo of its neighbours where it is
+                             padded, and comes out wrong where operand and kernel are both split;
                              of batch groups (the gradient of a depthwise convolution), what is summed
                              over comes out wrong, and groups of several elements abort the compiler
 """
@@ -39,7 +40,7 @@ def _gathered(eqn: JaxprEqn, rule: Rule) -> Iterable[int]:
     if name == "reduce_xor":
         return _summed(rule)
     if name == "conv_general_dilated":
-        return _in_batch_groups(eqn, rule) or _summed_with_halo(eqn, rule)
+        return {*_in_batch_groups(eqn, rule), *_summed_windows(eqn, rule)}
     return ()
 
 
@@ -59,12 +60,11 @@ def _indexed_by_one_row(eqn: JaxprEqn, rule: Rule) -> list[int]:
     return [factor for dim in indexed for factor in rule.operand_dims[0][dim]]
 
 
-def _summed_with_halo(eqn: JaxprEqn, rule: Rule) -> list[int]:
-    """The factors of padded spatial dims that are summed over."""
+def _summed_windows(eqn: JaxprEqn, rule: Rule) -> list[int]:
+    """The factors of spatial dims that are summed over."""
     spatial = eqn.params["dimension_numbers"].lhs_spec[2:]
-    padded = [dim for dim, pads in zip(spatial, eqn.params["padding"], strict=True) if any(pads)]
     summed = _summed(rule)
-    return [factor for dim in padded for factor in rule.operand_dims[0][dim] if factor in summed]
+    return [factor for dim in spatial for factor in rule.operand_dims[0][dim] if factor in summed]
 
 
 def _in_batch_groups(eqn: JaxprEqn, rule: Rule) -> Iterable[int]:

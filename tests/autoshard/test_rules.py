@@ -493,7 +493,7 @@ CASES: dict[str, tuple[str, Callable[..., Any], tuple[Any, ...], str]] = {
         "conv_general_dilated",
         lambda x, k: conv(x, k, (4, 4), "VALID"),
         (f32(2, 16, 16, 4), f32(4, 4, 4, 8)),
-        "a(bc)(de)f,cefg->abdg | a2p b4w c4r d4w e4r f4r g8p",
+        "a(bc)(de)f,cefg->abdg | a2p b4w c4w d4w e4w f4r g8p",
     ),
     "gradient of the patches' kernel": (
         "conv_general_dilated",
