@@ -20,9 +20,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autoshard.search.graph import Graph, Op, Value, consumers
+from autoshard.search.graph import Dims, Graph, Op, Value, consumers
 from autoshard.search.runs import LEAST_BLOCKS, LEAST_SHORT_BLOCKS, Run, find_runs
 
+_MANY = 5
+"""Operands or results of an op from which on those alike are not told apart by their order."""
 _Roles = frozenset[tuple[int, int]]
 """The ops that read a value, by leader and operand position."""
 _Relations = tuple[tuple[int | None, ...], _Roles]
@@ -60,7 +62,10 @@ class _Folder:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.readers = consumers(graph)
+        self.readers = [
+            [(op, _like_first(graph.ops[op].operand_dims, position)) for op, position in readers]
+            for readers in consumers(graph)
+        ]
         self.types = _numbered(_type(value) for value in graph.values)
         self.read_types = _numbered(_type(replace(value, partial=False)) for value in graph.values)
         self.codes = np.array(_numbered(self.likeness(op) for op in graph.ops), dtype=np.int64)
@@ -99,10 +104,9 @@ class _Folder:
         """Results follow their ops; arguments, constants and slices are copies when copies read them."""
         leaders = [-1] * len(self.graph.values)
         for op in self.graph.ops:
-            for result, leader in zip(
-                op.results, self.graph.ops[self.leaders[op.index]].results, strict=True
-            ):
-                leaders[result] = leader
+            standing = self.graph.ops[self.leaders[op.index]]
+            for position, result in enumerate(op.results):
+                leaders[result] = standing.results[_like_first(op.result_dims, position)]
         given = [value for value, leader in enumerate(leaders) if leader < 0]
         for value, leader in _by_roles({v: (self.types[v], self.roles(v)) for v in given}).items():
             leaders[value] = leader
@@ -155,6 +159,14 @@ class _Copies:
             for number in range(model_number % self.period, len(self.ops), self.period):
                 key = (self.standing[number], _masked(relations[number], model))
                 self.standing[number] = first.setdefault(key, number)
+
+
+def _like_first(dims: Sequence[Dims], position: int) -> int:
+    """The first of many operands, or results, that have the same dims of a rule as the one at a position.
+
+    What is stacked from the experts, or taken apart into them, is the same part of the op for each.
+    """
+    return dims.index(dims[position]) if len(dims) >= _MANY else position
 
 
 def _by_roles(parts: Mapping[int, tuple[int, _Roles]]) -> dict[int, int]:

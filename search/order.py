@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import combinations
-from math import prod
+from math import inf, prod
 
 from autoshard.search.network import Network
 
 Graph = dict[int, set[int]]
+_MOST_NEIGHBOURS = 100
 Rule = Callable[[Graph, Sequence[float], int], float]
 
 
@@ -61,6 +62,8 @@ def _clique_entries(graph: Graph, sizes: Sequence[float], v: int) -> float:
 
 
 def _fill_entries(graph: Graph, sizes: Sequence[float], v: int) -> float:
+    if len(graph[v]) > _MOST_NEIGHBOURS:
+        return inf  # beyond all means anyway, and its pairs would take long to count
     missing = (pair for pair in combinations(sorted(graph[v]), 2) if pair[1] not in graph[pair[0]])
     return sum(sizes[a] * sizes[b] for a, b in missing)
 

@@ -7,7 +7,7 @@ import pytest
 from autoshard.search.building import build_problem
 from autoshard.search.decisions import spell_out
 from autoshard.search.folding import fold, unfolded
-from autoshard.search.graph import Graph
+from autoshard.search.graph import Factor, FactorKind, Graph, OpKind
 from autoshard.search.memory import MemoryModel
 from autoshard.search.planner import search_plans
 from autoshard.search.problem import Problem, Variable
@@ -110,6 +110,21 @@ def test_experts_inside_layers_fold_too() -> None:
     assert copies_of(graph, "i3.3") == expected
     leaders = fold(graph).value_leader
     assert len({leaders[v] for v in graph.arguments}) == 3  # x, wi and wf
+
+
+def test_stacked_experts_are_alike_wherever_they_are_in_the_stack() -> None:
+    sketch = Sketch({"b": 64, "e": 64, "f": 256})
+    x = sketch.elementwise("cos", sketch.argument("x", "be"))
+    made = []
+    for expert in range(LAYERS):
+        wi, wf = sketch.argument(f"{expert}/wi", "ef"), sketch.argument(f"{expert}/wf", "fe")
+        h = sketch.elementwise("relu", sketch.einsum("be,ef->bf", x, wi, name=f"i{expert}"))
+        made.append(sketch.einsum("bf,fe->be", h, wf, name=f"f{expert}"))
+    factors = [Factor(64, FactorKind.PARALLEL), Factor(64, FactorKind.PARALLEL)]
+    dims = ((0,), (1,))
+    stacked = sketch.op(OpKind.OTHER, "stack", made, (LAYERS, 64, 64), factors, (dims,) * LAYERS, ((), *dims))
+    graph = sketch.graph(stacked)
+    assert copies_of(graph, "f3") == [f"f{expert}" for expert in range(LAYERS)]
 
 
 def test_folding_changes_neither_costs_nor_memory() -> None:
