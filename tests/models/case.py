@@ -1,7 +1,7 @@
 """A case of the zoo: one phase of a published model by an author who knows nothing of us.
 
-A case is shapes only: no weights, no downloads. `full` is the published configuration, `reduced` the same code with
-two layers (one period, where layers alternate) and small dims, which runs on CPU devices.
+A case is shapes only: no weights, no downloads. `full` is the published configuration, `reduced` the same code
+with two layers (one period, where layers alternate) and small dims, which runs on CPU devices.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ class Program:
         args: Positional arguments: pytrees of `jax.ShapeDtypeStruct`, static ones as they are.
         kwargs: Keyword arguments.
         options: Keyword arguments of `jax.jit`: donate_argnames, static_argnames...
-        values: Given a seed, concrete positional and keyword arguments, where made-up numbers would not do (page
-            tables, positions, segment ids); None where any float and any token id below `integer_bound` will.
+        values: Given a seed, concrete positional and keyword arguments, where made-up numbers would not do
+            (page tables, positions, segment ids); None where any float and any integer below `integer_bound`
+            will.
         integer_bound: Integer arguments made up for a run are below this.
     """
 

@@ -2,7 +2,7 @@
 
 The reduced program runs under the plan that `autoshard.tune` chooses and under random plans that are possible
 and fit, each on another mesh, each by way of its file; every array that it returns is compared with that of
-plain `jax.jit`, as the timing of candidates compares them (`autoshard.numerics`).
+plain `jax.jit`, by the measure of `autoshard.numerics`.
 
 AdamW's first step is no fair trial: it moves a parameter by its gradient's sign, and where the gradient is
 zero but for rounding (that of the bias of attention's keys), by the sign of rounding. So a train step is
@@ -13,9 +13,12 @@ are compared as they are: first moments stay zero, so the new ones are a multipl
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -129,16 +132,19 @@ class Trial:
         raise ValueError("the results on one device are not finite; the case has to give better `values`")
 
     def under(self, plan: Plan, **jit_options: Any) -> Comparison:
-        """Run the program under a plan and compare."""
+        """Run the program under a plan and compare; one that does not compile or run does not agree."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "plan.json"
             plan.save(path)
             reloaded = load_plan(path)
         planned = autoshard.jit(self.program.fn, plan=reloaded, **self.program.options, **jit_options)
         args, kwargs = _arguments(self.program, [jnp.copy(array) for array in self.arrays])  # may be donated
-        actual = _on_host(jax.tree.leaves(planned(*args, **kwargs)))
         tolerance = tolerance_of(array.dtype for array in (*self.traced.in_avals, *self.expected))
-        return compare(actual, self.expected, self.traced.result_names, tolerance)
+        try:
+            actual = _on_host(_results(planned(*args, **kwargs)))
+        except jax.errors.JaxRuntimeError as error:
+            return Comparison(False, math.inf, "", tolerance, f"does not run: {error}")
+        return compare_by_kind(actual, self.expected, self.traced.result_names, tolerance)
 
 
 def flat_function(program: Program) -> tuple[Callable[..., list[Any]], list[Any]]:
@@ -149,7 +155,7 @@ def flat_function(program: Program) -> tuple[Callable[..., list[Any]], list[Any]
 
     def flat(*arrays: Any) -> list[Any]:
         args, kwargs = _arguments(program, arrays)
-        return _arrays(program.fn(*args, **kwargs))
+        return _results(program.fn(*args, **kwargs))
 
     return flat, _arrays((program.args, dict(program.kwargs)))
 
@@ -170,11 +176,14 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
 
 
-def _on_host(leaves: Iterable[Any]) -> Arrays:
-    """The arrays among leaves as NumPy arrays, keys as their data."""
-    return [
-        np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in _arrays(list(leaves))
-    ]
+def _results(tree: Any) -> list[Any]:
+    """The arrays of results, numbers among them, as under `jax.jit`."""
+    return [leaf for leaf in jax.tree.leaves(tree) if _is_array(leaf) or isinstance(leaf, Number)]
+
+
+def _on_host(arrays: Sequence[Any]) -> Arrays:
+    """Arrays as NumPy arrays, keys as their data."""
+    return [np.asarray(jax.random.key_data(array) if _is_key(array) else array) for array in arrays]
 
 
 def _is_key(array: Any) -> bool:
@@ -189,6 +198,36 @@ def _inputs(program: Program, traced: Traced, seed: int) -> Iterator[Arrays]:
     for non_negative in (False, True):
         bound = program.integer_bound
         yield make_inputs(traced.in_avals, seed, integer_bound=bound, non_negative=non_negative)
+
+
+def compare_by_kind(
+    actual: Sequence[Any], expected: Sequence[Any], paths: Sequence[str], tolerance: float
+) -> Comparison:
+    """Compare as `autoshard.numerics.compare` does, but one kind of results after the other.
+
+    What is small beside other results is judged on their scale. Gradients are not small beside parameters.
+    """
+    if len(actual) != len(expected):
+        return compare(actual, expected, paths, tolerance)
+    found = [
+        compare([actual[i] for i in kind], [expected[i] for i in kind], [paths[i] for i in kind], tolerance)
+        for kind in kinds(paths)
+    ]
+    return max(found, key=lambda comparison: (not comparison.agrees, comparison.max_error))
+
+
+def kinds(paths: Sequence[str]) -> list[list[int]]:
+    """Group results by what their paths begin with, up to an end that is that of another path, too.
+
+    "0/params/layer/bias" and "1/mu/layer/bias" are of the kinds "0/params" and "1/mu".
+    """
+    steps = [path.split("/") for path in paths]
+    ends = Counter("/".join(each[i:]) for each in steps for i in range(1, len(each)))
+    groups: dict[str, list[int]] = {}
+    for number, each in enumerate(steps):
+        common = next((i for i in range(1, len(each)) if ends["/".join(each[i:])] > 1), len(each))
+        groups.setdefault("/".join(each[:common]), []).append(number)
+    return list(groups.values())
 
 
 def with_used_moments(traced: Traced, arrays: Sequence[Any], results: Sequence[Any]) -> Arrays:

@@ -10,9 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autoshard.numerics import compare
 from autoshard.trace import trace
 from tests.models.case import Case, Program
-from tests.models.numerics_check import check_case, failures, flat_function, with_used_moments
+from tests.models.numerics_check import (
+    check_case,
+    compare_by_kind,
+    failures,
+    flat_function,
+    kinds,
+    with_used_moments,
+)
 
 LENGTH, WIDTH = 16, 32
 
@@ -124,6 +132,25 @@ def test_only_what_becomes_positive_from_zero_is_taken_for_a_second_moment() -> 
     np.testing.assert_allclose(made[4], 0.25e-6, rtol=1e-6)  # the least: 1e-6 of the largest of all
     np.testing.assert_allclose(made[5], 0.25)
     assert made[6] is arrays[6]
+
+
+def test_results_are_of_one_kind_where_their_paths_end_as_others_do() -> None:
+    paths = ["result/0/a/kernel", "result/0/a/bias", "result/0/b/bias", "result/1/mu/a/kernel"]
+    paths += ["result/1/mu/a/bias", "result/1/mu/b/bias", "result/1/count", "result/2"]
+    assert kinds(paths) == [[0, 1, 2], [3, 4, 5], [6], [7]]
+    assert kinds(["result"]) == [[0]]
+
+
+def test_a_wrong_gradient_is_not_small_beside_a_parameter() -> None:
+    paths = ["result/0/kernel", "result/1/kernel", "result/2"]
+    expected = [np.full(4, 1e3), np.full(4, 1e-3), np.array(1e6)]
+    wrong = [expected[0], expected[1] * 1.01, expected[2]]
+    assert compare(wrong, expected, paths, 1e-3).agrees
+    found = compare_by_kind(wrong, expected, paths, 1e-3)
+    assert not found.agrees
+    assert found.worst_path == "result/1/kernel"
+    assert found.max_error == pytest.approx(0.01)
+    assert compare_by_kind(expected, expected, paths, 1e-3).agrees
 
 
 def test_the_flat_function_takes_and_returns_arrays_alone() -> None:
