@@ -1,7 +1,7 @@
 """A case of the zoo: one phase of a published model by an author who knows nothing of us.
 
-A case is shapes only: no weights, no downloads. `full` is the published configuration, `reduced` the same code
-with two layers (one period, where layers alternate) and small dims, which runs on CPU devices.
+A case is shapes only: no weights, no downloads. `full` is the published configuration, `reduced` the same
+code with two layers (one period, where layers alternate) and small dims, which runs on CPU devices.
 """
 
 from __future__ import annotations
