@@ -5,10 +5,11 @@ a slice of a cache counts the cache, because it is the cache whose layout it dec
 
 * *Data* are values that are not free.  A value of one element is nobody's decision and counts for nothing.
 * *Free* values depend on nothing but small arguments and constants; every reader computes them for itself, in
-  the layout it wants.  They count for nothing, unless they are *tables*: free, of at least
-  `LARGE_TABLE_BYTES`, and really in memory between fusions (a closed-over mask, an argument that is small
-  only beside the others, a rope table that all layers read, dropout bits).  No plan decides about a table: a
-  given one is whole on every chip, a computed one is left to the compiler.
+  the layout it wants.  They count for nothing, unless they are given *tables*: of at least
+  `LARGE_TABLE_BYTES`, a closed-over mask, say, or an argument that is small only beside the others.  No plan
+  decides about those: they are whole on every chip.  Tables that are computed and kept in memory (a rope table
+  that all layers read, dropout bits) follow the ops that read them, as the compiler propagates shardings; they
+  are only listed.
 * An op that touches no data computes a free value and touches nothing.
 """
 
@@ -30,7 +31,7 @@ class Touched:
 
     Attributes:
         data: For each value its bytes if it is data, else 0.
-        tables: For each value its bytes if it is a table, or a loop's slice of one, else 0.
+        tables: For each value its bytes if it is a given table, or a loop's slice of one, else 0.
         constants: Arrays that the function, or one inside it, closes over, of any size but one element.
         small_arguments: Arguments that are kept whole because they are small, of any size but one element.
         computed_tables: Tables that are neither.
@@ -52,7 +53,10 @@ class Touched:
         given = [v.index for v in whole if v.producer < 0]
         return cls(
             data=tuple(0.0 if v.free or not _is_array(v) else v.nbytes for v in graph.values),
-            tables=tuple(v.nbytes if table else 0.0 for v, table in zip(graph.values, tables, strict=True)),
+            tables=tuple(
+                v.nbytes if table and v.producer < 0 else 0.0
+                for v, table in zip(graph.values, tables, strict=True)
+            ),
             constants=tuple(v for v in given if v not in arguments),
             small_arguments=tuple(v for v in given if v in arguments),
             computed_tables=tuple(v.index for v in whole if v.producer >= 0 and tables[v.index]),
