@@ -7,9 +7,9 @@ a slice of a cache counts the cache, because it is the cache whose layout it dec
 * *Free* values depend on nothing but small arguments and constants; every reader computes them for itself, in
   the layout it wants.  They count for nothing, unless they are given *tables*: of at least
   `LARGE_TABLE_BYTES`, a closed-over mask, say, or an argument that is small only beside the others.  No plan
-  decides about those: they are whole on every chip.  Tables that are computed and kept in memory (a rope table
-  that all layers read, dropout bits) follow the ops that read them, as the compiler propagates shardings; they
-  are only listed.
+  decides about those: they are whole on every chip.  Tables that are computed and kept in memory (a rope
+  table that all layers read, dropout bits) follow the ops that read them, as the compiler propagates
+  shardings; they are only listed.
 * An op that touches no data computes a free value and touches nothing.
 """
 
