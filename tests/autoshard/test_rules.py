@@ -499,7 +499,7 @@ CASES: dict[str, tuple[str, Callable[..., Any], tuple[Any, ...], str]] = {
         "conv_general_dilated",
         lambda x, k: jax.grad(lambda k: conv(x, k, (4, 4), "VALID").sum())(k),
         (f32(2, 16, 16, 4), f32(4, 4, 4, 8)),
-        "a(bc)(de)f,aceg->bdfg | a2r b4w c4r d4w e4r f4p g8p",
+        "a(bc)(de)f,aceg->bdfg | a2r b4w c4w d4w e4w f4p g8p",
     ),
     "depthwise convolution": (
         "conv_general_dilated",
