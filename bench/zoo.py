@@ -32,8 +32,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 from bench.zoo_options import add_options
 from bench.zoo_results import STAGES, Failure, append, forget, load
@@ -49,12 +50,32 @@ _FAREWELL_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How cases are run: the results file, the stages, and the options that are handed on."""
+    """How cases are run.
+
+    Attributes:
+        results: The results file.
+        stages: What to do with each case.
+        limit_seconds: Of a process.
+        handed_on: Options of `bench.zoo_case`.
+        stopped: Set once the run is to end: what is then cut short has no result.
+        processes: Those that are running.
+    """
 
     results: Path
     stages: tuple[str, ...]
     limit_seconds: float
     handed_on: tuple[str, ...]
+    stopped: Event = field(default_factory=Event)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __enter__(self) -> None:
+        """Nothing is running yet."""
+
+    def __exit__(self, *_: object) -> None:
+        """End what is still running; nothing else is started."""
+        self.stopped.set()
+        for process in tuple(self.processes):
+            end(process)
 
 
 def main() -> int:
@@ -90,8 +111,13 @@ def main() -> int:
     run = Run(options.results.absolute(), stages, options.limit_seconds, handed_on)
     if options.again:
         forget_old(run, cases, only_failed=options.again == "failed")
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda case: run_case(run, case, pythons[library_of(case)]), cases))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with ThreadPoolExecutor(options.jobs) as pool, run:
+            list(pool.map(lambda case: run_case(run, case, pythons[library_of(case)]), cases))
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on where it stopped")
+        return 130
     print(*table(load(run.results), cases), sep="\n")
     return 0
 
@@ -143,31 +169,33 @@ def run_case(run: Run, case: str, python: Path | None) -> None:
     """Run the stages of a case that have no result yet; where a process dies, the next one goes on."""
     known = load(run.results)
     waiting = [stage for stage in run.stages if (case, stage) not in known]
-    while waiting:
+    while waiting and not run.stopped.is_set():
         started = time.monotonic()
         say(f"{case}: {', '.join(waiting)}")
         command = [str(python), "-m", "bench.zoo_case", case, "--results", str(run.results)]
-        ended = run_limited([*command, "--stages", ",".join(waiting), *run.handed_on], run.limit_seconds)
+        ended = run_limited([*command, "--stages", ",".join(waiting), *run.handed_on], run)
         known = load(run.results)
         waiting = [stage for stage in waiting if (case, stage) not in known]
-        if waiting:
+        if waiting and not run.stopped.is_set():
             seconds = time.monotonic() - started
             append(run.results, Failure(case=case, seconds=seconds, of=waiting[0], error=ended))
             say(f"{case} {waiting[0]}: {ended}")
             del waiting[0]
 
 
-def run_limited(command: Sequence[str], limit_seconds: float) -> str:
+def run_limited(command: Sequence[str], run: Run) -> str:
     """Run a command whose output goes to standard error; returns in words how it ended."""
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdout=sys.stderr, stdin=subprocess.DEVNULL
     )
+    run.processes.append(process)
     try:
-        return f"the process ended with status {process.wait(limit_seconds)}"
+        return f"the process ended with status {process.wait(run.limit_seconds)}"
     except subprocess.TimeoutExpired:
-        return f"no result within {limit_seconds:.0f} s"
+        return f"no result within {run.limit_seconds:.0f} s"
     finally:
         end(process)
+        run.processes.remove(process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

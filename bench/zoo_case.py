@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 import traceback
@@ -47,6 +48,7 @@ def main() -> int:
     plans = options.results.with_name(f"{options.results.stem}.plans")
     slices = tuple(options.slices.split(","))
     work = Work(zoo.find(options.case), slices, options.mesh, options.compile_seconds, plans)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the compiler's process, too
     records = [run_stage(work, stage, options.results) for stage in options.stages.split(",")]
     return int(any(isinstance(record, Failure) for record in records))
 
