@@ -20,7 +20,7 @@ import msgspec
 from autoshard.cost.chips import chip
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.cost.torus import TorusMesh
-from autoshard.programs import LoadedProgram, Program, argument_specs, load
+from autoshard.programs import LoadedProgram, Program, argument_specs, chosen_orders, load
 from autoshard.timeline import CompiledCollective, Timeline, estimate_timeline
 from autoshard.topology import compiler_environment, compiler_skip_reason, mesh_for
 from autoshard.workers import Outcome, run_jobs, serve
@@ -50,6 +50,9 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
         collectives: every collective of the schedule.
         unknown_loops: loops whose trip count could not be read; they are counted once.
         argument_specs: how the compiler expects each flat argument, as in plan files.
+        argument_orders: dims of each flat argument in the order that the compiler chose for them in memory,
+            outermost first.
+        result_orders: the same of each flat result.
         rematerialisations: reshards that the partitioner could only do by replicating the tensor.
         text: the scheduled HLO, where it was asked for.
     """
@@ -66,6 +69,8 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
     collectives: tuple[CompiledCollective, ...] = ()
     unknown_loops: tuple[str, ...] = ()
     argument_specs: tuple[str, ...] = ()
+    argument_orders: tuple[tuple[int, ...], ...] = ()
+    result_orders: tuple[tuple[int, ...], ...] = ()
     rematerialisations: int = 0
     text: str | None = None
 
@@ -165,7 +170,7 @@ def compile_program(request: CompileRequest) -> CompileResult:
     jax.config.update("jax_enable_x64", request.program.enable_x64)
     mesh_axes = request.program.mesh_axes
     slice_ = _calibrated(parse_slice(request.slice_name), request.chip_values)
-    loaded = load(request.program, mesh_for(slice_, mesh_axes))
+    loaded = load(request.program, mesh_for(slice_, mesh_axes), choose_layouts=True)
     compiled = loaded.jitted.lower(*loaded.arguments).compile()
     text = compiled.as_text()
     return _result(
@@ -189,6 +194,8 @@ def _result(
         collectives=timeline.collectives,
         unknown_loops=timeline.unknown_loops,
         argument_specs=argument_specs(compiled, loaded.arguments),
+        argument_orders=chosen_orders(compiled.input_formats[0]),
+        result_orders=chosen_orders(compiled.output_formats),
         text=text if keep_text else None,
     )
 

@@ -150,13 +150,16 @@ def _without_debugging(
     return jitted if pruned is closed else jax.jit(jaxpr_as_fun(pruned), **options)
 
 
-def load(program: Program, mesh: jax.sharding.Mesh) -> LoadedProgram:
+def load(program: Program, mesh: jax.sharding.Mesh, *, choose_layouts: bool = False) -> LoadedProgram:
     """Put a serialised program on a mesh.
 
     Args:
         program: what `export_program` returned.
         mesh: devices with the names and sizes of the program's mesh axes; one device for an unsharded
             program.
+        choose_layouts: leave the memory layout of arguments and results to the compiler, instead of the
+            order in which their dims are written. A stored tensor that the program reads in another order
+            is else copied in every step.
     """
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
@@ -172,8 +175,26 @@ def load(program: Program, mesh: jax.sharding.Mesh) -> LoadedProgram:
         jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding or replicated)
         for aval, sharding in zip(exported.in_avals, exported.in_shardings_jax(mesh), strict=True)
     )
-    jitted = jax.jit(call_flat, donate_argnums=program.donated, out_shardings=list(result_shardings))
+    placed: dict[str, Any] = {"out_shardings": list(result_shardings)}
+    if choose_layouts:
+        placed = {
+            "in_shardings": [_any_layout(argument.sharding) for argument in arguments],
+            "out_shardings": [_any_layout(sharding or replicated) for sharding in result_shardings],
+        }
+        arguments = tuple(jax.ShapeDtypeStruct(each.shape, each.dtype) for each in arguments)
+    jitted = jax.jit(call_flat, donate_argnums=program.donated, **placed)
     return LoadedProgram(jitted, arguments, result_shardings)
+
+
+def _any_layout(sharding: Any) -> Any:
+    from jax.experimental.layout import Format, Layout
+
+    return Format(Layout.AUTO, sharding)
+
+
+def chosen_orders(formats: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    """Return for each array of a compiled program its dims in memory order, none where it is unused."""
+    return tuple(() if each.layout is None else tuple(each.layout.major_to_minor) for each in formats)
 
 
 def argument_specs(compiled: Any, arguments: Sequence[jax.ShapeDtypeStruct]) -> tuple[str, ...]:

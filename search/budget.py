@@ -26,6 +26,8 @@ from autoshard.search.solver import solve
 
 _TOLERANCE = 1e-9
 _ROOT_STEPS, _STEPS = (5, 8, 20), (6,)  # networks to solve for prices, before each pruning of labels
+_PRICED_SHARE = 0.25
+"""Share of the gap that the solution of one priced network may leave open."""
 
 
 def solve_with_budgets(
@@ -103,7 +105,9 @@ class _Search:
             least_use(self._network, row, limit) for row, limit in zip(self._rows, self._limits, strict=True)
         ]
         scale = abs(free.value) or 1.0
-        relaxation = Relaxation(self._network, self._rows, self._limits, scale, self.meet)
+        relaxation = Relaxation(
+            self._network, self._rows, self._limits, scale, self._gap * _PRICED_SHARE, self.meet
+        )
         samples = tuple(s for labels in (free.labels, *thrifty) for s in relaxation.samples(labels))
         everything = [np.ones(size, np.bool_) for size in self._network.sizes]
         self._push(Dual(free.bound, np.zeros(len(self._rows)), samples), everything)

@@ -63,6 +63,8 @@ class Relaxation:
         rows: budget rows over the original labels, checked.
         limits: one per row.
         cost_scale: a typical cost; linear programs see costs in this unit.
+        gap: relative distance to its optimum at which a priced network counts as solved; its bound is what
+            counts, so every L(prices) is proven all the same.
         visit: called with every assignment met (original labels); returns others derived from it.
     """
 
@@ -70,6 +72,7 @@ class Relaxation:
     rows: Sequence[BudgetRow]
     limits: FloatArray
     cost_scale: float
+    gap: float
     visit: Callable[[tuple[int, ...]], Sequence[tuple[int, ...]]]
 
     @property
@@ -82,7 +85,8 @@ class Relaxation:
         rows = [row.cut(reduced.kept) for row in self.rows]
         limit = max(deadline - monotonic(), 0.0)
         seconds = None if np.isinf(limit) else limit
-        solution = solve(priced(reduced.network, rows, list(prices)), time_limit_seconds=seconds)
+        charged = priced(reduced.network, rows, list(prices))
+        solution = solve(charged, gap=self.gap, time_limit_seconds=seconds)
         found = self.samples(reduced.original(solution.labels))
         masks = reduced.masks(self.network.sizes)
         return solution.bound - float(prices @ self.limits), [s for s in found if s.is_allowed(masks)]
@@ -132,7 +136,7 @@ def maximise(
         costs = np.array([sample.cost for sample in samples])
         excess = np.array([sample.excess for sample in samples])
         top, scaled, box = highest_point(costs, excess, box)
-        if top * relaxation.cost_scale <= bound + _CONVERGED * relaxation.cost_scale:
+        if top * relaxation.cost_scale <= bound + max(_CONVERGED, relaxation.gap) * relaxation.cost_scale:
             break
         prices = scaled * unit
     return Dual(max(bound, start.bound), best, tuple(samples))
