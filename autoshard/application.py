@@ -8,14 +8,13 @@ positional ones, in the order of their names. Arguments with leaves that are no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
-from autoshard.applying import AnyMesh, argument_specs, result_specs, run_planned
-from autoshard.errors import AutoshardError, TraceError
+from autoshard.applying import AnyMesh, run_planned
+from autoshard.errors import AutoshardError, PlanMismatchError, TraceError
 from autoshard.jit_options import (
     TRACE_OPTIONS,
     Call,
@@ -25,9 +24,14 @@ from autoshard.jit_options import (
     positional_parameters,
 )
 from autoshard.matching import require_match
+from autoshard.memory_orders import placed
 from autoshard.plan import Plan
+from autoshard.plan_records import ArgumentRecord, ResultRecord
+from autoshard.plan_shardings import sharding_of
 from autoshard.static_leaves import unbox
 from autoshard.trace import Traced, trace
+
+_OTHER_ORDER = "Layout passed to jit does not match the layout on the respective arg"
 
 
 class Application:
@@ -76,8 +80,13 @@ class Application:
             return use(*self.jitted(args, kwargs))
         except AutoshardError:
             raise
-        except ValueError:
+        except ValueError as error:
             require_match(self._plan, trace(self._fn, args, kwargs, **self._options))
+            if _OTHER_ORDER in str(error):
+                raise PlanMismatchError(
+                    f"An argument of `{self._plan.function.name}` lies in memory in another order than "
+                    "the plan has: place it with `jax.device_put(argument, plan.in_formats(mesh)[i])`."
+                ) from error
             raise
 
     def jitted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Sequence[Any]]:
@@ -89,12 +98,12 @@ class Application:
 
     def _make(self, call: Call, traced: Traced) -> Any:
         require_match(self._plan, traced)
-        specs = argument_specs(self._plan, traced.argument_names)
+        arguments = [self._plan.arguments[name] for name in traced.argument_names]
         at_hand = [traced]
         jitted = jax.jit(
             self._planned(call.static, at_hand),
-            in_shardings=jax.tree.unflatten(jax.tree.structure(call.dynamic), self._shardings(specs)),
-            out_shardings=traced.boxed_result(self._shardings(result_specs(self._plan))),
+            in_shardings=jax.tree.unflatten(jax.tree.structure(call.dynamic), self._placed(arguments)),
+            out_shardings=traced.boxed_result(self._placed(self._plan.results.values())),
             donate_argnums=call.donated,
             **{name: value for name, value in self._options.items() if name not in TRACE_OPTIONS},
         )
@@ -121,8 +130,9 @@ class Application:
         planned.__name__ = planned.__qualname__ = getattr(self._fn, "__name__", "planned")
         return planned
 
-    def _shardings(self, specs: Sequence[PartitionSpec]) -> list[NamedSharding]:
-        return [NamedSharding(self._mesh, spec) for spec in specs]
+    def _placed(self, records: Iterable[ArgumentRecord | ResultRecord]) -> list[Any]:
+        """Where arrays lie: their shardings, with a memory order where the plan has one that holds here."""
+        return [placed(record, sharding_of(record, self._mesh)) for record in records]
 
 
 def _is_known(key: Any, made: Mapping[Any, Any]) -> bool:

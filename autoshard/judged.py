@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from autoshard.compile_worker import CompileResult
+from autoshard.memory_orders import with_orders
 from autoshard.plan import Plan
 from autoshard.plan_records import Estimate, Measurement
 from autoshard.timing_bench import TimingResult
@@ -55,9 +56,13 @@ def with_estimate(candidate: Judged, result: CompileResult) -> Judged:
         compute_seconds=(result.compute_seconds or 0.0) + (result.filled_seconds or 0.0),
         ici_seconds=result.exposed_collective_seconds or 0.0,
     )
-    return replace(
-        candidate, plan=msgspec.structs.replace(candidate.plan, estimated=estimate), compiled=result
+    plan = msgspec.structs.replace(
+        candidate.plan,
+        estimated=estimate,
+        arguments=with_orders(candidate.plan.arguments, result.argument_orders),
+        results=with_orders(candidate.plan.results, result.result_orders),
     )
+    return replace(candidate, plan=plan, compiled=result)
 
 
 def _why_not_compiled(candidate: Judged, result: CompileResult) -> str:

@@ -150,6 +150,20 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         """
         return shardings_tree(self.function.tree_out, self.results, self.mesh_axes, mesh, like=like)
 
+    def in_formats(self, mesh: jax.sharding.Mesh, *, like: Any = None) -> Any:
+        """Return where the arguments lie, memory orders included: what to give to `jax.device_put`.
+
+        A leaf is a `jax.experimental.layout.Format` where the plan has a memory order for the array and the
+        mesh is of TPUs, else a `NamedSharding`. Arguments, result and errors are as of `in_shardings`.
+        """
+        tree = self.function.tree_in
+        return shardings_tree(tree, self.arguments, self.mesh_axes, mesh, like=like, formats=True)
+
+    def out_formats(self, mesh: jax.sharding.Mesh, *, like: Any = None) -> Any:
+        """Return where the results lie, memory orders included; as `in_formats` otherwise."""
+        tree = self.function.tree_out
+        return shardings_tree(tree, self.results, self.mesh_axes, mesh, like=like, formats=True)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to `path`, replacing what was there in one step.
 

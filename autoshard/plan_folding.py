@@ -5,7 +5,8 @@ the same record and names of one pattern are one entry: the pattern is its key, 
 the arrays in the flat order. The other arrays fill the places that are left, in their order. Three arrays at
 least make such an entry, and of several ways to divide arrays among entries the shortest text is written.
 
-An einsum or a tensor is folded already in memory; its `repeats` is written where it is not 1.
+An einsum or a tensor is folded already in memory; its `repeats` is written where it is not 1, as is the
+memory `order` of an array where it has one, and the `cost` of an operation or the step where it is known.
 
 Version 1 of the form had no patterns: its names are taken as they stand.
 """
@@ -34,9 +35,9 @@ def fold_plan(plain: Mapping[str, Any]) -> dict[str, Any]:
         PlanError: the name of an operation is no pattern, or one of another number of names.
     """
     _check_operations(plain)
-    arrays = {section: _fold_arrays(plain[section]) for section in _ARRAYS}
+    arrays = {section: _fold_arrays(_without_orders(plain[section])) for section in _ARRAYS}
     operations = {section: [_without_default(each) for each in plain[section]] for section in _OPERATIONS}
-    return {**plain, **arrays, **operations}
+    return {**plain, **arrays, **operations, "predicted": _without_default(plain["predicted"])}
 
 
 def unfold_plan(plain: Mapping[str, Any], *, version: int) -> dict[str, Any]:
@@ -57,6 +58,14 @@ def unfold_plan(plain: Mapping[str, Any], *, version: int) -> dict[str, Any]:
 
 
 # ---- arrays
+
+
+def _without_orders(arrays: Mapping[str, _Entry]) -> dict[str, _Entry]:
+    """The arrays without memory orders that are the written ones."""
+    return {
+        name: {field: value for field, value in record.items() if (field, value) != ("order", None)}
+        for name, record in arrays.items()
+    }
 
 
 def _fold_arrays(arrays: Mapping[str, _Entry]) -> dict[str, _Entry]:
@@ -191,7 +200,8 @@ def _named(operations: Any) -> Iterator[tuple[str, _Entry]]:
 
 
 def _without_default(operation: _Entry) -> _Entry:
-    return {field: value for field, value in operation.items() if (field, value) != ("repeats", 1)}
+    left_out = (("repeats", 1), ("cost", None))
+    return {field: value for field, value in operation.items() if (field, value) not in left_out}
 
 
 def _escaped(operations: Any) -> Any:

@@ -29,9 +29,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
-            value = getattr(self, field)
+            value, name = getattr(self, field), f"{type(self).__name__}.{field}"
             if isinstance(value, float):
-                force_setattr(self, field, _rounded(value, f"{type(self).__name__}.{field}"))
+                force_setattr(self, field, _rounded(value, name))
+            elif isinstance(value, dict) and any(isinstance(each, float) for each in value.values()):
+                force_setattr(self, field, {key: _rounded(each, name) for key, each in value.items()})
 
 
 def _rounded(value: float, name: str) -> float:
@@ -44,10 +46,11 @@ class SchemaRecord(Record, frozen=True, kw_only=True):
     """Which form the file has: a newer `version` cannot be read, a newer `revision` only adds fields.
 
     Version 2 has name patterns: entries that stand for several arrays or einsums. Version 1 is still read.
+    Its revision 1 added the memory order of arrays and the parts of costs.
     """
 
     version: int = 2
-    revision: int = 0
+    revision: int = 1
 
 
 class FunctionRecord(Record, frozen=True, kw_only=True):
@@ -80,21 +83,49 @@ class AxisRecord(Record, frozen=True, kw_only=True):
 
 
 class ArgumentRecord(Record, frozen=True, kw_only=True):
-    """One array of the arguments: its type text, its spec text, and whether its buffer is donated."""
+    """One array of the arguments: its type text, its spec text, and whether its buffer is donated.
+
+    `order` lists its dims as they lie in memory on a TPU, where that is not as written
+    (`autoshard.memory_orders`).
+    """
 
     type: str
     spec: str
     donated: bool = False
+    order: str | None = None
 
 
 class ResultRecord(Record, frozen=True, kw_only=True):
-    """One array of the results: its type text and its spec text."""
+    """One array of the results: its type text, its spec text, and its `order` as in an `ArgumentRecord`."""
 
     type: str
     spec: str
+    order: str | None = None
 
 
-class CollectiveRecord(Record, frozen=True, kw_only=True):
+class CostRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """A time by its parts, see `autoshard.cost.cost.Cost`; the file leaves out what is 0.
+
+    Attributes:
+        compute_seconds: matrix units.
+        hbm_seconds: HBM and on-chip traffic, the copies of reshards included.
+        overlapped_seconds: the part of these two that runs while the other does.
+        ici_seconds: bytes over interconnect bandwidth, by the mesh axes used together, joined by ``,``.
+        dcn_seconds: bytes over the bandwidth between slices.
+        latency_seconds: what takes time without bytes.
+        hidden_seconds: the part of the communication that other work hides.
+    """
+
+    compute_seconds: float = 0.0
+    hbm_seconds: float = 0.0
+    overlapped_seconds: float = 0.0
+    ici_seconds: dict[str, float] = {}
+    dcn_seconds: float = 0.0
+    latency_seconds: float = 0.0
+    hidden_seconds: float = 0.0
+
+
+class CollectiveRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One collective of an einsum or a tensor.
 
     Attributes:
@@ -104,6 +135,7 @@ class CollectiveRecord(Record, frozen=True, kw_only=True):
         bytes_per_chip: what one chip holds of the tensor: after an all-gather, before any other kind.
         seconds: predicted time of one execution.
         tensor: which tensor is moved; where the operation has copies, that of the first or of all in words.
+        latency_seconds: the part of `seconds` that takes no bytes; None for copies and in older plans.
     """
 
     kind: str
@@ -111,6 +143,7 @@ class CollectiveRecord(Record, frozen=True, kw_only=True):
     bytes_per_chip: int
     seconds: float
     tensor: str
+    latency_seconds: float | None = None
 
 
 class EinsumRecord(Record, frozen=True, kw_only=True):
@@ -129,8 +162,9 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
         collectives: what moves before and after it.
         compute_seconds: time of the matrix units.
         hbm_seconds: time of the HBM traffic.
-        ici_seconds: time of the collectives.
+        ici_seconds: time of the collectives and copies.
         flops_per_chip: floating-point operations, a multiply-add being two.
+        cost: all of this by its parts; None in older plans.
     """
 
     name: str
@@ -146,13 +180,15 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
     hbm_seconds: float
     ici_seconds: float
     flops_per_chip: float
+    cost: CostRecord | None = None
 
 
 class TensorRecord(Record, frozen=True, kw_only=True):
     """One constrained value that is no einsum's result; `spec` is None while it is an open sum.
 
     `operands` pins what its op reads, where a stored array (a table that is looked up) is resharded for it.
-    `name` is a pattern, `trips` is of one copy, and `repeats` counts the copies, as in an `EinsumRecord`.
+    `name` is a pattern, `trips` is of one copy, and `repeats` counts the copies, as in an `EinsumRecord`;
+    so are the times.
     """
 
     name: str
@@ -164,6 +200,7 @@ class TensorRecord(Record, frozen=True, kw_only=True):
     collectives: tuple[CollectiveRecord, ...] = ()
     hbm_seconds: float
     ici_seconds: float
+    cost: CostRecord | None = None
 
 
 class Prediction(Record, frozen=True, kw_only=True):
@@ -175,13 +212,14 @@ class Prediction(Record, frozen=True, kw_only=True):
         gap: relative distance between the two.
         compute_seconds: time of the matrix units, all trips.
         hbm_seconds: time of the HBM traffic, all trips.
-        ici_seconds: time of the collectives, all trips.
+        ici_seconds: time of the collectives and copies, all trips.
         exposed_ici_fraction: the part of `ici_seconds` that the model does not hide behind other work.
         hbm_bytes_per_chip: peak memory.
         hbm_by_kind: the same by kind (arguments, results, ...).
         hbm_limit_bytes: what a chip has for the program.
         flops_per_chip: floating-point operations of the einsums, all trips.
         tokens: how many tokens a step handles, where it is known.
+        cost: `seconds` by its parts, all trips; None in older plans.
     """
 
     seconds: float
@@ -196,6 +234,7 @@ class Prediction(Record, frozen=True, kw_only=True):
     hbm_limit_bytes: int
     flops_per_chip: float
     tokens: int | None = None
+    cost: CostRecord | None = None
 
 
 class Estimate(Record, frozen=True, kw_only=True):

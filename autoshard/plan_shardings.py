@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoshard.errors import PlanError, PlanMismatchError
+from autoshard.memory_orders import placed
 from autoshard.plan_records import ArgumentRecord, AxisRecord, ResultRecord
 from autoshard.specs import format_type, parse_spec, rank_of, to_partition_spec
 
@@ -36,8 +37,9 @@ def shardings_tree(
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
     *,
     like: Any = None,
+    formats: bool = False,
 ) -> Any:
-    """Return a pytree of `NamedSharding`.
+    """Return a pytree of `NamedSharding`, or of what also says how arrays lie in memory.
 
     Args:
         tree_text: text of the tree structure.
@@ -46,6 +48,8 @@ def shardings_tree(
         mesh: a mesh that has these axes.
         like: a pytree to take the structure from, instead of `tree_text`; in the place of a leaf that is no
             array the result has None.
+        formats: give a `jax.experimental.layout.Format` in place of a sharding where the plan has a memory
+            order that holds on the mesh.
 
     Raises:
         PlanMismatchError: the mesh has other axes, or `like` has other arrays.
@@ -55,7 +59,8 @@ def shardings_tree(
     import jax
 
     _check_mesh(axes, mesh)
-    leaves = [_sharding(record, mesh) for record in arrays.values()]
+    shardings = [(record, sharding_of(record, mesh)) for record in arrays.values()]
+    leaves = [placed(record, sharding) if formats else sharding for record, sharding in shardings]
     structure = _structure(tree_text) if like is None else _structure_like(arrays, like)
     if structure.num_leaves != len(leaves):
         raise PlanError(
@@ -140,9 +145,10 @@ def _leaves_as_ellipsis(text: str) -> str:
     )
 
 
-def _sharding(
+def sharding_of(
     record: ArgumentRecord | ResultRecord, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
 ) -> jax.sharding.NamedSharding:
+    """Return the sharding of an array of the plan over a mesh."""
     from jax.sharding import NamedSharding
 
     return NamedSharding(mesh, to_partition_spec(parse_spec(record.spec, rank_of(record.type))))
