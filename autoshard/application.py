@@ -24,7 +24,7 @@ from autoshard.jit_options import (
     positional_parameters,
 )
 from autoshard.matching import require_match
-from autoshard.memory_orders import placed
+from autoshard.memory_orders import holds_on, placed
 from autoshard.plan import Plan
 from autoshard.plan_records import ArgumentRecord, ResultRecord
 from autoshard.plan_shardings import sharding_of
@@ -105,7 +105,7 @@ class Application:
             in_shardings=jax.tree.unflatten(jax.tree.structure(call.dynamic), self._placed(arguments)),
             out_shardings=traced.boxed_result(self._placed(self._plan.results.values())),
             donate_argnums=call.donated,
-            **{name: value for name, value in self._options.items() if name not in TRACE_OPTIONS},
+            **self._other_options(),
         )
         jitted.trace(*call.dynamic)
         at_hand.clear()
@@ -129,6 +129,16 @@ class Application:
 
         planned.__name__ = planned.__qualname__ = getattr(self._fn, "__name__", "planned")
         return planned
+
+    def _other_options(self) -> dict[str, Any]:
+        """The user's other options of `jax.jit`; on TPUs with the compiler options of the plan below them."""
+        options = {name: value for name, value in self._options.items() if name not in TRACE_OPTIONS}
+        if self._plan.compiler_options and holds_on(self._mesh):
+            options["compiler_options"] = {
+                **self._plan.compiler_options,
+                **(options.get("compiler_options") or {}),
+            }
+        return options
 
     def _placed(self, records: Iterable[ArgumentRecord | ResultRecord]) -> list[Any]:
         """Where arrays lie: their shardings, with a memory order where the plan has one that holds here."""

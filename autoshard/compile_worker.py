@@ -171,7 +171,8 @@ def compile_program(request: CompileRequest) -> CompileResult:
     mesh_axes = request.program.mesh_axes
     slice_ = _calibrated(parse_slice(request.slice_name), request.chip_values)
     loaded = load(request.program, mesh_for(slice_, mesh_axes), choose_layouts=True)
-    compiled = loaded.jitted.lower(*loaded.arguments).compile()
+    lowered = loaded.jitted.lower(*loaded.arguments)
+    compiled = lowered.compile(compiler_options=request.program.compiler_options)
     text = compiled.as_text()
     return _result(
         compiled, loaded, estimate_timeline(text, TorusMesh(slice_, mesh_axes)), text, request.keep_text

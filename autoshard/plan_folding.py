@@ -6,7 +6,7 @@ the arrays in the flat order. The other arrays fill the places that are left, in
 least make such an entry, and of several ways to divide arrays among entries the shortest text is written.
 
 An einsum or a tensor is folded already in memory; its `repeats` is written where it is not 1, as is the
-memory `order` of an array where it has one, and the `cost` of an operation or the step where it is known.
+memory `order` of an array where it has one, and of the `cost` of an operation or the step what is not 0.
 
 Version 1 of the form had no patterns: its names are taken as they stand.
 """
@@ -37,7 +37,10 @@ def fold_plan(plain: Mapping[str, Any]) -> dict[str, Any]:
     _check_operations(plain)
     arrays = {section: _fold_arrays(_without_orders(plain[section])) for section in _ARRAYS}
     operations = {section: [_without_default(each) for each in plain[section]] for section in _OPERATIONS}
-    return {**plain, **arrays, **operations, "predicted": _without_default(plain["predicted"])}
+    folded = {**plain, **arrays, **operations}
+    if "predicted" in folded:
+        folded["predicted"] = _without_default(folded["predicted"])
+    return {field: value for field, value in folded.items() if (field, value) != ("compiler_options", {})}
 
 
 def unfold_plan(plain: Mapping[str, Any], *, version: int) -> dict[str, Any]:
@@ -200,8 +203,11 @@ def _named(operations: Any) -> Iterator[tuple[str, _Entry]]:
 
 
 def _without_default(operation: _Entry) -> _Entry:
-    left_out = (("repeats", 1), ("cost", None))
-    return {field: value for field, value in operation.items() if (field, value) not in left_out}
+    written = {field: value for field, value in operation.items() if (field, value) != ("repeats", 1)}
+    cost = written.pop("cost", None)
+    return (
+        written if cost is None else {**written, "cost": {part: each for part, each in cost.items() if each}}
+    )
 
 
 def _escaped(operations: Any) -> Any:

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import jax
 
 import autoshard
+from autoshard.compiler_options import default_options
 from autoshard.cost.torus import TorusMesh
+from autoshard.cost_records import cost_record
 from autoshard.coverage import coverage_record
 from autoshard.name_patterns import count_names, fold_names
 from autoshard.notation import einsum_layout
@@ -69,6 +71,7 @@ def make_plan(
             AxisRecord(name=a.name, size=a.size, torus_dim=a.torus_dim, stride=a.stride) for a in mesh.axes
         ),
         objective=objective,
+        compiler_options=default_options(mesh.slice),
         arguments=_arguments(traced, problem.graph, decisions),
         results=_results(traced, problem.graph, decisions),
         einsums=_einsums(decisions),
@@ -157,6 +160,7 @@ def _einsum(decision: OpDecision, pattern: str, mesh: TorusMesh) -> EinsumRecord
         hbm_seconds=decision.hbm_seconds,
         ici_seconds=decision.ici_seconds,
         flops_per_chip=decision.flops_per_chip,
+        cost=cost_record(decision.cost),
     )
 
 
@@ -222,6 +226,7 @@ def _tensor(decision: OpDecision, pattern: str, graph: Graph, mesh: TorusMesh) -
         collectives=_collectives(decision, pattern),
         hbm_seconds=decision.hbm_seconds,
         ici_seconds=decision.ici_seconds,
+        cost=cost_record(decision.cost),
     )
 
 
@@ -245,6 +250,7 @@ def _prediction(
         hbm_limit_bytes=round(chip.hbm_usable_bytes),
         flops_per_chip=sum(d.flops_per_chip * d.executions for d in ops),
         tokens=_tokens(traced),
+        cost=cost_record(decisions.cost),
     )
 
 

@@ -39,6 +39,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         argument_paths: path of every flat argument, for messages.
         result_paths: path of every flat result, for messages.
         enable_x64: whether the function was traced with 64-bit types.
+        compiler_options: options of the TPU compiler that belong to it; elsewhere they do nothing.
     """
 
     serialised: bytes
@@ -48,6 +49,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     argument_paths: tuple[str, ...]
     result_paths: tuple[str, ...]
     enable_x64: bool = False
+    compiler_options: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)

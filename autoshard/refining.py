@@ -55,7 +55,8 @@ def export_candidate(traced: Traced, plan: Plan, platform: str) -> Program:
         mesh_axes=axes,
         out_shardings=[NamedSharding(mesh, spec) for spec in result_specs(plan)],
     )
-    return _with_paths(program, traced)
+    planned_program = msgspec.structs.replace(program, compiler_options=plan.compiler_options)
+    return _with_paths(planned_program, traced)
 
 
 def export_reference(traced: Traced, platform: str) -> Program:
