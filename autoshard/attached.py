@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from autoshard.cost.chips import chip
+from autoshard.cost.chips import CHIPS, chip
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.errors import SliceError
 
@@ -46,11 +47,13 @@ def attached_slice() -> Slice:
 
 
 def _gpu_name(kind: str) -> str:
-    for name in ("h100", "a100"):
-        if name in kind.lower():
+    gpus = [name for name, one in CHIPS.items() if one.kind == "gpu"]
+    for name in gpus:
+        if re.search(rf"\b{name}\b", kind.lower()):
             return name
     raise SliceError(
-        f"attached devices are `{kind}`; known GPUs: H100, A100. Name the slice: --slice CHIP:TOPOLOGY"
+        f"attached devices are `{kind}`; known GPUs: {', '.join(gpus).upper()}. Name the slice: "
+        "--slice CHIP:TOPOLOGY"
     )
 
 

@@ -6,6 +6,8 @@ was expected and what to do::
     AutoshardError
     ├── UnknownChipError(ValueError)     a chip that is not in the table
     ├── SliceError(ValueError)           a slice text or a topology that cannot exist
+    ├── ProfileError(ValueError)         a chip profile that cannot be read, written or believed
+    ├── CalibrationError(RuntimeError)   the attached devices cannot be measured
     ├── TargetError(ValueError)          MODULE:FUNCTION or its inputs cannot be loaded
     ├── OptionError(ValueError)          an option that is not known, or a number out of its range
     ├── TraceError(ValueError)           the function cannot be traced, or its jaxpr cannot be planned
@@ -15,15 +17,17 @@ was expected and what to do::
         └── PlanMismatchError            a sound plan, but for another function, other shapes or another slice
 """
 
-from autoshard.cost.errors import AutoshardError, SliceError, UnknownChipError
+from autoshard.cost.errors import AutoshardError, ProfileError, SliceError, UnknownChipError
 
 __all__ = [
     "AutoshardError",
+    "CalibrationError",
     "CompileError",
     "InfeasibleError",
     "OptionError",
     "PlanError",
     "PlanMismatchError",
+    "ProfileError",
     "SliceError",
     "TargetError",
     "TraceError",
@@ -49,6 +53,10 @@ class InfeasibleError(AutoshardError, ValueError):
 
 class CompileError(AutoshardError, RuntimeError):
     """The real compiler refused a candidate for a reason other than memory."""
+
+
+class CalibrationError(AutoshardError, RuntimeError):
+    """Devices could not be measured, or what was measured makes no sense."""
 
 
 class PlanError(AutoshardError, ValueError):

@@ -1,10 +1,10 @@
 """What a plan says, worked out from the plan alone: where a step's time goes and how good the plan is.
 
-One execution of an einsum takes ``max(compute, HBM) + exposed fraction * ICI`` seconds, the model's own
-formula; its share of the step is that, times the trips of all its copies, over the predicted step time. Model
-flops utilisation is ``flops per chip / (seconds * peak flops per second)``, and a token costs ``chips *
-seconds / tokens``. The three step times stay apart: *predicted* by the model, *estimated* by the compiler,
-*measured* on hardware.
+One execution of an einsum takes the seconds of its `autoshard.cost.cost.Cost`: ``max(compute, HBM)`` and the
+exposed communication. Its share of the step is that, times the trips of all its copies, over the predicted
+step time. Model flops utilisation is ``flops per chip / (seconds * peak flops per second)``, and a token
+costs ``chips * seconds / tokens``. The three step times stay apart: *predicted* by the model, *estimated* by
+the compiler, *measured* on hardware.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from autoshard.cost.cost import Bound, Cost
 from autoshard.cost.slices import parse_slice
+from autoshard.cost_records import cost_of, cost_of_totals
 from autoshard.errors import SliceError, UnknownChipError
 from autoshard.plan import Plan
 from autoshard.plan_records import (
@@ -25,8 +27,6 @@ from autoshard.plan_records import (
     Versions,
 )
 from autoshard.units import format_seconds
-
-Bound = Literal["compute", "HBM", "ICI"]
 
 _MFU_DTYPE = "bfloat16"
 _NOT_RUN = "it was not asked for"
@@ -44,8 +44,11 @@ class Operation:
         repeats: how many copies there are.
         compute_seconds: time of the matrix units.
         hbm_seconds: time of the HBM traffic.
-        ici_seconds: time of the collectives.
+        ici_seconds: time of the interconnect; in plans that are not `in_parts`, of all communication.
+        cost: all parts of the time.
+        in_parts: whether the plan tells network and latency from interconnect.
         seconds: time with overlap.
+        exposed_seconds: time of the communication that nothing hides.
         bound: what takes longest.
         share: part of the predicted step time, all trips of all copies.
         collectives: what moves.
@@ -59,7 +62,10 @@ class Operation:
     compute_seconds: float
     hbm_seconds: float
     ici_seconds: float
+    cost: Cost
+    in_parts: bool
     seconds: float
+    exposed_seconds: float
     bound: Bound
     share: float
     collectives: tuple[CollectiveRecord, ...]
@@ -94,7 +100,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """All that `autoshard explain` prints; `other_share` is the step time outside the listed operations."""
+    """All that `autoshard explain` prints.
+
+    `other_share` is the step time outside the listed operations, `step_cost` the parts of the predicted step;
+    None for plans that have totals alone.
+    """
 
     function: str
     slice: str
@@ -106,6 +116,7 @@ class Explanation:
     einsums: tuple[Operation, ...]
     tensors: tuple[Operation, ...]
     other_share: float
+    step_cost: Cost | None
     step_times: tuple[StepTime, ...]
     lower_bound_seconds: float
     gap: float
@@ -130,6 +141,7 @@ def explain(plan: Plan) -> Explanation:
         einsums=einsums,
         tensors=tensors,
         other_share=max(0.0, 1.0 - sum(operation.share for operation in einsums + tensors)),
+        step_cost=cost_of(plan.predicted.cost) if plan.predicted.cost else None,
         step_times=_step_times(plan),
         lower_bound_seconds=plan.predicted.lower_bound_seconds,
         gap=plan.gap,
@@ -151,8 +163,7 @@ def _tensor(plan: Plan, record: TensorRecord) -> Operation:
 def _operation(
     plan: Plan, record: EinsumRecord | TensorRecord, layout: str, compute_seconds: float
 ) -> Operation:
-    exposed_ici_seconds = plan.predicted.exposed_ici_fraction * record.ici_seconds
-    seconds = max(compute_seconds, record.hbm_seconds) + exposed_ici_seconds
+    cost = _cost(plan, record, compute_seconds)
     step_seconds = plan.predicted.seconds
     return Operation(
         name=record.name,
@@ -160,20 +171,26 @@ def _operation(
         source=record.source,
         trips=record.trips,
         repeats=record.repeats,
-        compute_seconds=compute_seconds,
-        hbm_seconds=record.hbm_seconds,
-        ici_seconds=record.ici_seconds,
-        seconds=seconds,
-        bound=_bound(compute_seconds, record.hbm_seconds, exposed_ici_seconds),
-        share=record.trips * record.repeats * seconds / step_seconds if step_seconds > 0 else 0.0,
+        compute_seconds=cost.compute_seconds,
+        hbm_seconds=cost.hbm_seconds,
+        ici_seconds=cost.total_ici_seconds,
+        cost=cost,
+        in_parts=record.cost is not None,
+        seconds=cost.seconds,
+        exposed_seconds=cost.exposed_seconds,
+        bound=cost.bound_by,
+        share=record.trips * record.repeats * cost.seconds / step_seconds if step_seconds > 0 else 0.0,
         collectives=record.collectives,
     )
 
 
-def _bound(compute_seconds: float, hbm_seconds: float, exposed_ici_seconds: float) -> Bound:
-    if exposed_ici_seconds > max(compute_seconds, hbm_seconds):
-        return "ICI"
-    return "compute" if compute_seconds > hbm_seconds else "HBM"
+def _cost(plan: Plan, record: EinsumRecord | TensorRecord, compute_seconds: float) -> Cost:
+    if record.cost is not None:
+        return cost_of(record.cost)
+    exposed = plan.predicted.exposed_ici_fraction
+    return cost_of_totals(
+        compute_seconds, record.hbm_seconds, record.ici_seconds, record.collectives, exposed
+    )
 
 
 def _step_times(plan: Plan) -> tuple[StepTime, ...]:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from autoshard.cost.cost import Cost
 from autoshard.explain import Explanation, Memory, Operation, StepTime
 from autoshard.plan_records import Coverage, RunnerUp, Versions
 from autoshard.text_table import align
 from autoshard.units import format_bytes, format_percent, format_seconds, three_digits
 
-_OPERATION_HEADING = ("layout", "source", "trips", "compute", "HBM", "ICI", "bound", "share")
+_NUMBERS = ("trips", "compute", "HBM", "ICI", "DCN", "latency", "exposed", "share")
 _RUNNER_UP_HEADING = ("runner-up", "predicted", "estimated", "measured", "HBM per chip", "status")
 _TIMES_NOTE = (
     "Times and bytes are for one execution on one chip; the share is of the predicted step, all trips."
@@ -33,6 +34,7 @@ def to_text(explanation: Explanation) -> str:
         [_TIMES_NOTE],
         _operations("einsum", explanation.einsums),
         _tensors(explanation.tensors),
+        _parts(explanation.step_cost),
         _totals(explanation),
         _runners_up(explanation.runners_up),
         _coverage(explanation.coverage),
@@ -58,12 +60,35 @@ def _operations(title: str, operations: Sequence[Operation]) -> list[str]:
     """One line per operation (times of one execution), its collectives indented below."""
     if not operations:
         return []
-    rows = [(title, *_OPERATION_HEADING), *map(_operation_cells, operations)]
-    heading, *lines = align(rows, right=(3, 4, 5, 6, 8))
+    columns = _columns(title, operations)
+    rows = [tuple(columns), *zip(*columns.values(), strict=True)]
+    heading, *lines = align(rows, right=[i for i, name in enumerate(columns) if name in _NUMBERS])
     return [
         heading,
         *(line for pair in zip(lines, operations, strict=True) for line in _with_collectives(*pair)),
     ]
+
+
+def _columns(title: str, operations: Sequence[Operation]) -> dict[str, list[str]]:
+    """The cells by heading; network, latency and what is exposed where the plan knows them."""
+    costs = [each.cost for each in operations]
+    columns = {
+        title: [each.name for each in operations],
+        "layout": [each.layout for each in operations],
+        "source": [each.source for each in operations],
+        "trips": [str(each.executions) for each in operations],
+        "compute": [format_seconds(cost.compute_seconds) for cost in costs],
+        "HBM": [format_seconds(cost.hbm_seconds) for cost in costs],
+        "ICI": [format_seconds(cost.total_ici_seconds) for cost in costs],
+    }
+    if any(cost.dcn_seconds for cost in costs):
+        columns["DCN"] = [format_seconds(cost.dcn_seconds) for cost in costs]
+    if any(each.in_parts for each in operations):
+        columns["latency"] = [format_seconds(cost.latency_seconds) for cost in costs]
+        columns["exposed"] = [format_seconds(cost.exposed_seconds) for cost in costs]
+    columns["bound"] = [each.bound for each in operations]
+    columns["share"] = [format_percent(each.share) for each in operations]
+    return columns
 
 
 def _tensors(tensors: Sequence[Operation]) -> list[str]:
@@ -78,20 +103,6 @@ def _tensors(tensors: Sequence[Operation]) -> list[str]:
     return lines
 
 
-def _operation_cells(operation: Operation) -> tuple[str, ...]:
-    return (
-        operation.name,
-        operation.layout,
-        operation.source,
-        str(operation.executions),
-        format_seconds(operation.compute_seconds),
-        format_seconds(operation.hbm_seconds),
-        format_seconds(operation.ici_seconds),
-        operation.bound,
-        format_percent(operation.share),
-    )
-
-
 def _with_collectives(line: str, operation: Operation) -> Iterator[str]:
     yield line
     for each in operation.collectives:
@@ -99,6 +110,28 @@ def _with_collectives(line: str, operation: Operation) -> Iterator[str]:
             f"    {each.kind}({each.axes}) of {each.tensor}: {format_bytes(each.bytes_per_chip)} per chip, "
             f"{format_seconds(each.seconds)}"
         )
+
+
+def _parts(cost: Cost | None) -> list[str]:
+    """The predicted step as a sum: what is done at once or hidden is subtracted."""
+    if cost is None:
+        return []
+    rows = [
+        ("compute", cost.compute_seconds),
+        ("HBM", cost.hbm_seconds),
+        ("    compute and HBM of an op at once", -cost.overlapped_seconds),
+        *((f"ICI over {axes}", seconds) for axes, seconds in cost.ici_seconds.items()),
+        ("DCN", cost.dcn_seconds),
+        ("latency", cost.latency_seconds),
+        ("    hidden behind other work", -cost.hidden_seconds),
+    ]
+    shown = [(name, seconds) for name, seconds in rows if seconds]
+    total = ("sum: the predicted step", cost.seconds)
+    cells = [
+        (name, format_seconds(seconds), format_percent(seconds / cost.seconds if cost.seconds else None))
+        for name, seconds in (*shown, total)
+    ]
+    return align([("part of the step", "all trips", "share"), *cells], right=(1, 2))
 
 
 def _totals(explanation: Explanation) -> list[str]:

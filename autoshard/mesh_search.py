@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import autoshard
+from autoshard.calibrated import numbers_label
 from autoshard.cost.torus import TorusMesh
 from autoshard.judged import Judged
 from autoshard.mesh_study import Tried, best_meshes, mesh_label, meshes_to_try
+from autoshard.pinning import meshes_with_axes, resolve
 from autoshard.planning import make_plan
 from autoshard.search.building import build_problem
 from autoshard.search.errors import BudgetError
+from autoshard.search.pins import PinError, pinned
 from autoshard.search.planner import Outcome, search_plans
 from autoshard.search.problem import Problem
 from autoshard.tune_session import Session
@@ -73,12 +77,16 @@ class _Search:
     def run(self) -> list[Solved]:
         """Solve the only mesh, or rank the meshes and solve the best again for more candidates."""
         meshes = meshes_to_try(self.session.slice_, self.session.options.mesh)
+        meshes = meshes_with_axes(meshes, self.session.options.pins)
+        possible = meshes
         top_k, bound = self.session.options.top_k, float("inf")
         if len(meshes) > 1:
             tried = self.rank(meshes)
             meshes = tuple(each.mesh for each in tried[:_MESHES_OF_CANDIDATES])
             bound = min((each.bound_seconds for each in tried), default=bound)
         solved = [self.solve(mesh, 1 if place else top_k) for place, mesh in enumerate(meshes)]
+        if not any(solved):
+            _require_possible_pins(self.session, possible)
         return [_with_bound(each, bound) for each in solved if each is not None]
 
     def rank(self, meshes: Sequence[TorusMesh]) -> list[Tried]:
@@ -91,7 +99,8 @@ class _Search:
             self.score,
             study_name=(
                 f"autoshard {autoshard.__version__} {session.target.name} {session.slice_.name} "
-                f"{options.mesh} {fingerprint} {round(self.headroom_bytes)}"
+                f"{options.mesh} {fingerprint} {round(self.headroom_bytes)}{_pins_label(options.pins)}"
+                f"{numbers_label(session.slice_.chip)}"
             ),
             trials=options.trials,
             storage=options.storage,
@@ -123,8 +132,11 @@ def solve_mesh(
     headroom_bytes: float = 0.0,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Solved | None:
-    """Solve one mesh; None where nothing fits."""
-    problem = build_problem(session.graph, mesh)
+    """Solve one mesh; None where nothing fits, or where a pin is not possible."""
+    try:
+        problem = pinned_problem(session, mesh)
+    except PinError:
+        return None
     try:
         outcome = search_plans(
             problem,
@@ -137,6 +149,35 @@ def solve_mesh(
     except BudgetError:
         return None
     return Solved(problem, outcome)
+
+
+def pinned_problem(session: Session, mesh: TorusMesh) -> Problem:
+    """The decision problem of one mesh, kept to the session's pins.
+
+    Raises:
+        PinError: a pin matches nothing, or asks for what is not possible on this mesh.
+    """
+    pins = resolve(session.options.pins, session.traced, session.graph, mesh)
+    return pinned(build_problem(session.graph, mesh), pins)
+
+
+def _require_possible_pins(session: Session, meshes: Sequence[TorusMesh]) -> None:
+    """Raise the first mesh's `PinError` where no mesh can keep to the pins."""
+    first: PinError | None = None
+    for mesh in meshes if session.options.pins else ():
+        try:
+            pinned_problem(session, mesh)
+        except PinError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
+
+
+def _pins_label(pins: Sequence[str]) -> str:
+    """What tells a study under pins from others."""
+    return f" {hashlib.sha256(repr(pins).encode()).hexdigest()[:12]}" if pins else ""
 
 
 def _with_bound(solved: Solved, bound_seconds: float) -> Solved:

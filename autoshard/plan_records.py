@@ -103,7 +103,7 @@ class ResultRecord(Record, frozen=True, kw_only=True):
     order: str | None = None
 
 
-class CostRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
+class CostRecord(Record, frozen=True, kw_only=True):
     """A time by its parts, see `autoshard.cost.cost.Cost`; the file leaves out what is 0.
 
     Attributes:
@@ -125,7 +125,7 @@ class CostRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     hidden_seconds: float = 0.0
 
 
-class CollectiveRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
+class CollectiveRecord(Record, frozen=True, kw_only=True):
     """One collective of an einsum or a tensor.
 
     Attributes:
@@ -135,7 +135,6 @@ class CollectiveRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
         bytes_per_chip: what one chip holds of the tensor: after an all-gather, before any other kind.
         seconds: predicted time of one execution.
         tensor: which tensor is moved; where the operation has copies, that of the first or of all in words.
-        latency_seconds: the part of `seconds` that takes no bytes; None for copies and in older plans.
     """
 
     kind: str
@@ -143,7 +142,6 @@ class CollectiveRecord(Record, frozen=True, kw_only=True, omit_defaults=True):
     bytes_per_chip: int
     seconds: float
     tensor: str
-    latency_seconds: float | None = None
 
 
 class EinsumRecord(Record, frozen=True, kw_only=True):

@@ -65,7 +65,7 @@ def time_all(
     say = on_progress or (lambda text: None)
     if cpu_devices is None:
         return time_programs(request, lambda text: say(_readable(text)))
-    return _in_children(request, _cpu_environment(cpu_devices), time_limit_seconds, say)
+    return _in_children(request, cpu_environment(cpu_devices), time_limit_seconds, say)
 
 
 def _readable(report: str) -> str:
@@ -73,7 +73,8 @@ def _readable(report: str) -> str:
     return f"unsharded program: {step}" if number == REFERENCE else f"candidate {int(number) + 1}: {step}"
 
 
-def _cpu_environment(device_count: int) -> dict[str, str]:
+def cpu_environment(device_count: int) -> dict[str, str]:
+    """The environment of a process that has so many virtual CPU devices."""
     flags = _DEVICE_COUNT.sub("", os.environ.get("XLA_FLAGS", ""))
     return {
         "JAX_PLATFORMS": "cpu",

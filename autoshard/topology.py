@@ -37,8 +37,8 @@ def compiler_skip_reason(slice_: Slice) -> str | None:
     name = slice_.chip.name
     if slice_.chip.kind != "tpu":
         return f"{name} is not a TPU: the ahead-of-time compiler knows TPUs only"
-    if name == "tpu7x":
-        return "tpu7x shows the compiler two devices per chip, and a plan describes one per chip"
+    if slice_.chip.devices_per_chip == 2:
+        return f"{name} shows the compiler two devices per chip, and a plan describes one per chip"
     if name not in _COMPILER_CHIPS:
         return (
             f"the compiler has no description of {name} chips: it knows {', '.join(sorted(_COMPILER_CHIPS))}"

@@ -6,7 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from autoshard.cost.profiles import read_profile
 from autoshard.errors import OptionError
+from autoshard.pinning import parse_pin
 from autoshard.search.planner import DEFAULT_GAP
 
 Refine = Literal["none", "compile", "time", "auto"]
@@ -23,6 +25,8 @@ class Options:
 
     Raises:
         OptionError: a choice is not known, or a number is out of its range.
+        PinError: a pin is not of the form ``PATTERN=SPEC``.
+        ProfileError: the profile is not a sound chip profile.
     """
 
     slice_text: str
@@ -36,6 +40,8 @@ class Options:
     time_limit_seconds: float | None = None
     seed: int = 0
     workers: int = 2
+    pins: tuple[str, ...] = ()
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         _require_choice("objective", self.objective, OBJECTIVES)
@@ -44,6 +50,10 @@ class Options:
         for name in ("top_k", "trials", "workers"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         _require(self.gap >= 0, "gap", self.gap, "a share of the step time, 0 or more")
+        for pin in self.pins:
+            parse_pin(pin)
+        if self.profile is not None:
+            read_profile(self.profile)
         limit = self.time_limit_seconds
         _require(limit is None or limit > 0, "time_limit_seconds", limit, "seconds above 0, or None")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoshard.attached import attached_slice
+from autoshard.calibrated import calibrated_slice
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.errors import TraceError
 from autoshard.graph_building import build_graph
@@ -39,9 +40,11 @@ def open_session(target: Target, options: Options, progress: Progress) -> Sessio
 
     Raises:
         SliceError: the slice does not exist.
+        ProfileError: the chip profile is not sound, or of another chip.
         TraceError: the function cannot be traced, or has a shard_map for another number of devices.
     """
     slice_ = attached_slice() if options.slice_text == LOCAL else parse_slice(options.slice_text)
+    slice_ = calibrated_slice(slice_, options.profile, progress.note)
     progress.stage(f"trace {target.name}")
     traced = trace(target.function, target.arguments, target.keywords, **target.jit_options)
     _require_runnable_shard_maps(traced, slice_)

@@ -6,6 +6,7 @@ why. Ctrl-C ends the run with the best plan known by then.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from autoshard.choosing import choose, runner_up
 from autoshard.cost.slices import parse_slice
 from autoshard.decorator import PlannedFunction
-from autoshard.errors import OptionError
+from autoshard.errors import InfeasibleError, OptionError
 from autoshard.infeasible import does_not_fit
 from autoshard.jit_options import TRACE_OPTIONS, keyword_parameters
 from autoshard.judged import rank
@@ -45,6 +46,8 @@ def tune(
     gap: float = DEFAULT_GAP,
     time_limit_seconds: float | None = None,
     seed: int = 0,
+    pins: Sequence[str] = (),
+    profile: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -64,6 +67,11 @@ def tune(
         gap: Relative distance to the proven optimum at which the search may stop.
         time_limit_seconds: Limit of each search.
         seed: Of the inputs for timing.
+        pins: Layouts that the plan must keep to, each "PATTERN=SPEC" (`autoshard.pinning`): of an argument
+            ("params/layers/w_*=;x;y,z"), of a result ("result:1/keys=;x;;") or of an einsum
+            ("einsum:layers/w_up=;;x | x;y,z -> ;;y,z").
+        profile: Chip profile with numbers measured by `autoshard calibrate`; left out, the one that
+            `AUTOSHARD_PROFILE` names, or else the chip table.
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -76,8 +84,23 @@ def tune(
         InfeasibleError: No plan fits the chips' memory.
         SliceError: The slice does not exist.
         OptionError: An option is not known, or a number is out of its range.
+        PinError: A pin is malformed, matches nothing, or asks for what is not possible.
+        ProfileError: The profile is not a sound one of the slice's chip.
     """
-    options = Options(slice, objective, refine, top_k, mesh, trials, storage, gap, time_limit_seconds, seed)
+    options = Options(
+        slice,
+        objective,
+        refine,
+        top_k,
+        mesh,
+        trials,
+        storage,
+        gap,
+        time_limit_seconds,
+        seed,
+        pins=tuple(pins),
+        profile=None if profile is None else os.fspath(profile),
+    )
     target = _target_of(fn, abstract_args, jit_options)
     return run(target, options, progress or Progress(quiet=True)).plan
 
@@ -119,10 +142,25 @@ def tune_target(
     time_limit_seconds: float | None = None,
     gap: float = DEFAULT_GAP,
     seed: int = 0,
+    pins: Sequence[str] = (),
+    profile: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""
-    options = Options(slice, objective, refine, top_k, mesh, trials, storage, gap, time_limit_seconds, seed)
+    options = Options(
+        slice,
+        objective,
+        refine,
+        top_k,
+        mesh,
+        trials,
+        storage,
+        gap,
+        time_limit_seconds,
+        seed,
+        pins=tuple(pins),
+        profile=None if profile is None else os.fspath(profile),
+    )
     if slice != LOCAL:
         parse_slice(slice)  # before a model is loaded, which may take a while
     progress = progress or Progress(quiet=True)
@@ -138,7 +176,7 @@ def run(target: Target, options: Options, progress: Progress) -> TuneResult:
     found = search_candidates(session)
     search_seconds = time.monotonic() - searching
     if not found.candidates:
-        raise does_not_fit(session)
+        raise _with_pins(does_not_fit(session), options.pins)
     note_replicated(session)
     refinement = Refinement(session, list(found.candidates))
     interrupted = found.interrupted or not _finishes(refinement)
@@ -147,6 +185,14 @@ def run(target: Target, options: Options, progress: Progress) -> TuneResult:
     plan = choose(refinement, interrupted=interrupted)
     everyone = tuple(runner_up(candidate) for candidate in rank(refinement.candidates))
     return TuneResult(plan, search_seconds, time.monotonic() - started, everyone, interrupted)
+
+
+def _with_pins(error: InfeasibleError, pins: Sequence[str]) -> InfeasibleError:
+    """The error, with a word on the pins: without them it might fit."""
+    if not pins:
+        return error
+    held = "1 pin holds: without it" if len(pins) == 1 else f"{len(pins)} pins hold: with fewer of them"
+    return InfeasibleError(f"{error}; {held} there is more room")
 
 
 def _finishes(refinement: Refinement) -> bool:

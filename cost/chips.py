@@ -10,7 +10,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from autoshard.cost.chip_table import TABLE, ChipRow, Kind, Topologies, WrapRule
+from autoshard.cost.chip_row import ChipRow, Kind, Topologies, WrapRule
+from autoshard.cost.chip_table import TABLE
 from autoshard.cost.errors import AutoshardError, UnknownChipError
 from autoshard.cost.quantities import Provenance, Quantity
 
@@ -19,14 +20,14 @@ _PEAK = "peak_flops_per_second"
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """One chip, in SI units. For tpu7x one chip is two JAX devices; the numbers are the chip's.
+    """One chip, in SI units. For v2, v3 and tpu7x it is two JAX devices; the numbers are the chip's.
 
     Attributes:
         name: Name in slices, such as ``"v5e"``.
         kind: ``"tpu"``, ``"gpu"`` or ``"cpu"``.
         torus_rank: Number of torus dims of a slice (1 behind a switch).
         wrap_rule: Which torus dims are rings, see `autoshard.cost.slices`.
-        max_chips: Largest slice.
+        max_chips: Largest slice; of GPUs the largest NVLink domain.
         topologies: Slices that can be rented, in growing size.
         devices_per_chip: JAX devices that one chip shows.
         hbm_bytes: HBM of the chip.
@@ -36,15 +37,20 @@ class Chip:
         on_chip_bytes: VMEM, CMEM or cache: memory in which small activations live between ops.
         on_chip_bandwidth_ratio: Bandwidth of that memory over HBM bandwidth.
         mxu_fraction: Share of the peak that a large matmul reaches.
+        serial_fraction: Share of the smaller of an einsum's compute and HBM time that does not run beside the
+            larger.
         mxu_tile: Rows and columns of a matrix unit; k and n of a matmul are padded to it.
         mxu_sublanes: m of a matmul is padded to it.
         clock_hz: Clock in which the compiler counts its cycles.
         link_bytes_per_second: One interconnect link, one direction (behind a switch: one chip's total).
         hop_seconds: Time to pass one link.
         collective_base_seconds: Time of a collective of no bytes and no hops.
-        dcn_bytes_per_second: Share of one chip in its host's network, one direction.
+        chips_per_host: Chips that share the network of one host.
+        dcn_bytes_per_second: Share of one chip in that network, one direction.
         dcn_base_seconds: Time of a collective of no bytes between slices.
         exposed_ici_fraction: Share of the interconnect time that compute does not hide.
+        kernel_seconds: Time that each kernel that is run costs beside its work.
+        vector_elements_per_second: Elements that an elementwise or reducing kernel passes over.
         joint_dim_fraction: Share reached of the links beyond the two per chip of a single ring.
         peak_flops_per_second: Peak by dtype name; use `peak` for any dtype.
         quantities: Unit, provenance and source of each number; use `source`.
@@ -64,15 +70,19 @@ class Chip:
     on_chip_bytes: float
     on_chip_bandwidth_ratio: float
     mxu_fraction: float
+    serial_fraction: float
     mxu_tile: float
     mxu_sublanes: float
     clock_hz: float
     link_bytes_per_second: float
     hop_seconds: float
     collective_base_seconds: float
+    chips_per_host: float
     dcn_bytes_per_second: float
     dcn_base_seconds: float
     exposed_ici_fraction: float
+    kernel_seconds: float
+    vector_elements_per_second: float
     joint_dim_fraction: float
     peak_flops_per_second: Mapping[str, float] = field(hash=False)
     quantities: Mapping[str, Quantity] = field(hash=False, repr=False)

@@ -8,6 +8,8 @@ group and W the bandwidth into one chip:
 * all-to-all: bounded by the bisection. Over k chips of a line, ``floor(k^2/4)/k D`` bytes cross the middle
   link; a ring has two middles and half of that on each. Several torus dims are used at once, so the slowest
   dim decides. For a ring this is 1/4 of the all-gather of the same array, as in the scaling book.
+* ragged all-to-all: an all-to-all of the D bytes that a chip really sends. The caller counts them, and the
+  receivers are taken to get equal parts; where some get more, it takes longer.
 * collective-permute: each chip sends D to its neighbour on each axis; the slowest axis decides.
 
 Bandwidth. The paper divides by one number (270e9 B/s for v4), the sum of all six links; here W is the sum
@@ -24,13 +26,15 @@ dims are gathered reaches the largest of these bounds. Parts of a torus dim:
 * a ring stays a ring for an axis of any stride that goes all the way around; a shorter axis is a line.
 
 Behind a switch every group has one chip's full bandwidth. Over the data-center network each chip has its
-share of its host's bandwidth; with other axes the collective is hierarchical and its stages add up: only
-1/n_ici of the bytes cross for all-gather, reduce-scatter and all-reduce.
+share of its host's bandwidth, since the chips of a host run the same collective at once, each in a group of
+its own. With other axes the collective is hierarchical and its stages add up: for all-gather, reduce-scatter
+and all-reduce the chips of a slice share what crosses, 1/n_ici of D each (scatter in the slice, cross, gather
+in the slice); of an all-to-all everything for other slices crosses; a permute crosses and needs no stage in
+the slice. GPUs of several NVLink domains are such slices.
 
 Latency is ``collective_base_seconds + hop_seconds * hops``. Hops are the links that the last byte passes:
 ``s (k-1)`` on a line, ``s floor(k/2)`` on a ring, summed over torus dims, twice for all-reduce, 1 behind a
-switch. The compiler may turn a reduce-scatter into an all-reduce when the shard is not a multiple of 256
-elements; that is not modelled here but seen when a plan is compiled.
+switch. What the TPU compiler makes of a collective is in `autoshard.cost.compiler_habits`.
 """
 
 import enum
@@ -60,6 +64,7 @@ class Kind(enum.StrEnum):
     REDUCE_SCATTER = "reduce-scatter"
     ALL_REDUCE = "all-reduce"
     ALL_TO_ALL = "all-to-all"
+    RAGGED_ALL_TO_ALL = "ragged-all-to-all"
     COLLECTIVE_PERMUTE = "collective-permute"
 
 
@@ -70,7 +75,7 @@ class Collective:
     Attributes:
         kind: Which.
         axes: Names of the mesh axes over which it runs.
-        bytes_per_chip: All-gather: output; reduce-scatter, all-reduce, all-to-all: input; permute: sent.
+        bytes_per_chip: All-gather: output; reduce-scatter, all-reduce, all-to-alls: input; permute: sent.
         seconds: Its time when nothing else uses the links.
     """
 
@@ -86,6 +91,9 @@ class Law:
 
     latency_seconds: float
     seconds_per_byte: float
+
+
+_NOTHING = Law(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ def collective_seconds(
 
     Args:
         kind: Which collective.
-        bytes_per_chip: All-gather: output; reduce-scatter, all-reduce, all-to-all: input; permute: sent.
+        bytes_per_chip: All-gather: output; reduce-scatter, all-reduce, all-to-alls: input; permute: sent.
         axes: Indices in ``mesh.axes``; all of them form one group. No axes, or axes of size 1, cost nothing.
         mesh: The mesh.
 
@@ -137,20 +145,25 @@ def collective_seconds(
 @cache
 def collective_law(kind: Kind, axes: Axes, mesh: TorusMesh) -> Law:
     """The linear law of a collective over some axes, see `collective_seconds`."""
-    used = [mesh.axes[i] for i in axes if mesh.axes[i].size > 1]
-    if not used:
-        return Law(0.0, 0.0)
-    chip = mesh.slice.chip
-    dims = _segments([axis for axis in used if axis.torus_dim != DCN_DIM], mesh)
-    n_slices = math.prod(axis.size for axis in used if axis.torus_dim == DCN_DIM)
-    on_slice = _ici_law(kind, dims, chip)
-    if n_slices == 1:
-        return on_slice
-    n_chips = math.prod(axis.size for axis in used) // n_slices
-    across = _dcn_law(kind, n_slices, n_chips, chip)
+    on_slice, across = stage_laws(kind, axes, mesh)
     return Law(
         on_slice.latency_seconds + across.latency_seconds, on_slice.seconds_per_byte + across.seconds_per_byte
     )
+
+
+@cache
+def stage_laws(kind: Kind, axes: Axes, mesh: TorusMesh) -> tuple[Law, Law]:
+    """The stages of a collective, which add up to `collective_law`: in each slice, and between slices."""
+    kind = Kind.ALL_TO_ALL if kind is Kind.RAGGED_ALL_TO_ALL else kind
+    used = [mesh.axes[i] for i in axes if mesh.axes[i].size > 1]
+    in_slice = [axis for axis in used if axis.torus_dim != DCN_DIM]
+    n_chips = math.prod(axis.size for axis in in_slice)
+    n_slices = math.prod(axis.size for axis in used) // n_chips
+    chip = mesh.slice.chip
+    across = _dcn_law(kind, n_slices, n_chips, chip) if n_slices > 1 else _NOTHING
+    if n_slices > 1 and kind is Kind.COLLECTIVE_PERMUTE:
+        return _NOTHING, across
+    return _ici_law(kind, _segments(in_slice, mesh), chip), across
 
 
 def _segments(axes: list[MeshAxis], mesh: TorusMesh) -> list[list[_Segment]]:
@@ -176,7 +189,7 @@ def _dim_segments(axes: list[MeshAxis], mesh: TorusMesh) -> list[_Segment]:
 
 def _ici_law(kind: Kind, dims: list[list[_Segment]], chip: Chip) -> Law:
     if not dims:
-        return Law(0.0, 0.0)
+        return _NOTHING
     switched = chip.wrap_rule == "switch"
     per_link = _switched_load(kind, dims) if switched else _torus_load(kind, dims, chip.joint_dim_fraction)
     hops = 1 if switched else sum(segment.hops for segments in dims for segment in segments)

@@ -15,3 +15,7 @@ class SliceError(AutoshardError, ValueError):
 
 class LayoutError(AutoshardError, ValueError):
     """A layout, or a change of layout, that has no meaning (such as replicated to unreduced)."""
+
+
+class ProfileError(AutoshardError, ValueError):
+    """A chip profile that cannot be read, written or believed."""

@@ -1,13 +1,20 @@
-"""What an op costs under each of its strategies: matrix unit against HBM, once, without collectives.
+"""What an op costs under each of its strategies: compute against HBM, once, without collectives.
 
-An einsum takes max(compute, memory) of its local part (Pope et al. section 2).  Elementwise chains are fused
+An einsum takes max(compute, memory) of its local part (Pope et al. section 2), and the share of the smaller
+of the two that the compiler does not overlap (`serial_fraction` of the chip).  Elementwise chains are fused
 by the compiler (`autoshard.search.kernels`): they are charged for the tensors that really exist, once per
-kernel, not op by op.  Work that is repeated by replicated chips is charged in full, which is what makes
-replication lose.
+kernel, not op by op.  The vector unit passes over the elements of what a kernel hands on, and over those of
+what it reduces on the way:
+
+    seconds = max(elements / vector_elements_per_second, bytes / bandwidth) + kernel_seconds
+
+for each such pass; an einsum is a kernel, too.  Work that is repeated by replicated chips is charged in full,
+which is what makes replication lose.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,19 +36,25 @@ class OpCost:
     """Cost of one execution of an op under each of K strategies.
 
     Attributes:
-        compute_seconds: [K] time of the matrix unit.
+        compute_seconds: [K] time of the matrix or vector unit.
         hbm_seconds: [K] time of HBM and on-chip traffic.
         flops_per_chip: [K] useful operations of one chip.
+        launch_seconds: Time of starting its kernels.
+        serial_fraction: Share of the smaller of compute and memory that does not proceed beside the larger.
     """
 
     compute_seconds: Floats
     hbm_seconds: Floats
     flops_per_chip: Floats
+    launch_seconds: float = 0.0
+    serial_fraction: float = 0.0
 
     @property
     def seconds(self) -> Floats:
-        """[K] time of the op: the larger of the two."""
-        return np.maximum(self.compute_seconds, self.hbm_seconds)
+        """[K] the larger of compute and memory, what of the other does not run beside it, the launch."""
+        larger = np.maximum(self.compute_seconds, self.hbm_seconds)
+        smaller = np.minimum(self.compute_seconds, self.hbm_seconds)
+        return larger + self.serial_fraction * smaller + self.launch_seconds
 
 
 def op_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fused: Kernels) -> OpCost:
@@ -56,12 +69,18 @@ def op_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fused: Ker
     """
     if op.kind is OpKind.EINSUM:
         return _einsum_cost(op, codes, graph, mesh)
-    zero = np.zeros(len(codes))
+    zero, launch_seconds = np.zeros(len(codes)), mesh.slice.chip.kernel_seconds
     if op.kind is OpKind.IDENTITY:
         return OpCost(zero, zero, zero)
     if op.kind is OpKind.UPDATE:
-        return OpCost(zero, _update_seconds(op, codes, graph, mesh), zero)
-    return OpCost(zero, _moved_seconds(op, codes, graph, mesh, fused), zero)
+        return OpCost(zero, _update_seconds(op, codes, graph, mesh), zero, launch_seconds)
+    moved = _moved_seconds(op, codes, graph, mesh, fused)
+    if not fuses(op):
+        return OpCost(zero, moved, zero, launch_seconds)
+    passed = _passed_elements(op, codes, graph, mesh, fused)
+    if passed is None:
+        return OpCost(zero, moved, zero)
+    return OpCost(passed / mesh.slice.chip.vector_elements_per_second, moved, zero, launch_seconds)
 
 
 def _einsum_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) -> OpCost:
@@ -77,7 +96,7 @@ def _einsum_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) -> Op
         seconds += _access_seconds(graph, value, layouts, mesh)
     dtype = max((graph.values[v].dtype for v in op.operands), key=lambda name: -chip.peak(name))
     compute, _ = einsum_seconds(_padded(op, shards, mesh, flops), np.zeros(len(codes)), dtype, chip)
-    return OpCost(compute, seconds, flops)
+    return OpCost(compute, seconds, flops, chip.kernel_seconds, chip.serial_fraction)
 
 
 def _padded(op: Op, shards: npt.NDArray[np.int64], mesh: TorusMesh, flops: Floats) -> Floats:
@@ -133,6 +152,21 @@ def _moved_seconds(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fus
         if read and not known.free and not (known.stored_bytes and views_stored(op, graph)):
             seconds += _access_seconds(graph, value, operand_layouts(op, codes, position), mesh)
     return seconds
+
+
+def _passed_elements(
+    op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fused: Kernels
+) -> Floats | None:
+    """[K] elements of one chip that the vector unit passes over for an op that fuses; None for none."""
+    if op.index in fused.reduced:
+        return _local_elements(graph, op.operands[0], operand_layouts(op, codes, 0), mesh)
+    if op.index in fused.handed_on:
+        return _local_elements(graph, op.results[0], result_layouts(op, codes, 0), mesh)
+    return None
+
+
+def _local_elements(graph: Graph, index: int, layouts: Layouts, mesh: TorusMesh) -> Floats:
+    return math.prod(graph.values[index].shape) * local_fraction(layouts, mesh)
 
 
 _SPARSE_READERS = frozenset({"gather", "dynamic_slice", "slice"})

@@ -1,8 +1,8 @@
 """A solved plan spelled out: what every op reads, makes and communicates, with times.
 
 The labels of a candidate become ordered specs (`autoshard.search.ordering`), and every edge whose layouts
-differ becomes the collectives that the compiler will have to insert, each attributed to the op that asks for
-it: the einsum that reads the tensor if there is one, else the einsum that made it, else the op at the edge.
+differ becomes the movements that the compiler will have to insert (`autoshard.search.movements`). Times are
+`Cost`s: they keep their parts and add up to the predicted step.
 """
 
 from __future__ import annotations
@@ -10,40 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from autoshard.cost.layouts import local_fraction
-from autoshard.cost.reshard import reshard_collectives
+from autoshard.cost.cost import Cost, op_cost
+from autoshard.cost.torus import DCN_DIM, TorusMesh
 from autoshard.search.candidates import result_layouts
+from autoshard.search.costs import OpCost
 from autoshard.search.graph import Op, OpKind
+from autoshard.search.movements import Layout, Movement, movements_on, owner_of
 from autoshard.search.ordering import Axes, Orders, Spec, unreduced_axes
-from autoshard.search.problem import Edge, Problem, copies, has_unreduced
+from autoshard.search.problem import Edge, Problem, has_unreduced
 from autoshard.search.stages import closing, stages
-
-Layout = npt.NDArray[np.int8]
-
-COPY = "copy"
-"""Kind of a movement that stays on the chip: a slice, or what a collective delivers, through HBM."""
-
-
-@dataclass(frozen=True, slots=True)
-class Movement:
-    """One collective or copy that a plan needs, and the tensor it moves.
-
-    Seconds and bytes are of one chip and one execution.
-    """
-
-    kind: str
-    axes: tuple[str, ...]
-    bytes_per_chip: float
-    seconds: float
-    tensor: str
 
 
 @dataclass(frozen=True, slots=True)
 class OpDecision:
-    """How one op and its copies run; times are for one execution.
+    """How one op and its copies run; costs are for one execution.
 
     Attributes:
         op: The op.
@@ -55,8 +35,7 @@ class OpDecision:
         open_axes: Axes over which that first result is an open sum.
         constrained: Whether the result must be pinned for the compiler to follow the plan.
         movements: The collectives attributed to it.
-        compute_seconds: Time of the matrix unit.
-        hbm_seconds: Time of HBM and on-chip traffic.
+        own_cost: The op without its movements.
         flops_per_chip: Useful operations of one chip.
     """
 
@@ -68,13 +47,27 @@ class OpDecision:
     open_axes: Axes
     constrained: bool
     movements: tuple[Movement, ...]
-    compute_seconds: float
-    hbm_seconds: float
+    own_cost: Cost
     flops_per_chip: float
 
     @property
+    def cost(self) -> Cost:
+        """The op and its movements."""
+        return sum((m.cost for m in self.movements), self.own_cost)
+
+    @property
+    def compute_seconds(self) -> float:
+        """Time of the matrix unit."""
+        return self.own_cost.compute_seconds
+
+    @property
+    def hbm_seconds(self) -> float:
+        """Time of the op's HBM and on-chip traffic, without its movements."""
+        return self.own_cost.hbm_seconds
+
+    @property
     def ici_seconds(self) -> float:
-        """Time of the collectives."""
+        """Time of the movements, hidden or not."""
         return sum(m.seconds for m in self.movements)
 
     @property
@@ -91,6 +84,12 @@ class Decisions:
     labels: tuple[int, ...]
     orders: Orders
     ops: tuple[OpDecision, ...]
+
+    @property
+    def cost(self) -> Cost:
+        """The whole step: all executions of all ops, and the permutes that the orders of axes need."""
+        permutes = _permute_cost(self.orders.permute_seconds, self.problem.mesh)
+        return sum((decision.executions * decision.cost for decision in self.ops), permutes)
 
     def spec_of_value(self, value: int) -> Spec:
         """Spec of an argument, result or loop slot; free values are replicated."""
@@ -122,9 +121,9 @@ class _Speller:
             have, want = self.layouts_on(edge)
             if (have != want).any():
                 self.moved |= {edge.held, edge.value}
-                owner = _owner(problem, edge)
+                owner = owner_of(problem, edge)
                 share = edge.trips / (problem.graph.ops[owner].trips * len(self.copies[owner]))
-                self.movements.setdefault(owner, []).extend(_movements(problem, edge, have, want, share))
+                self.movements.setdefault(owner, []).extend(movements_on(problem, edge, have, want, share))
 
     def layouts_on(self, edge: Edge) -> tuple[Layout, Layout]:
         """The layout of an edge's value at its source, and the one that the target wants."""
@@ -139,7 +138,7 @@ class _Speller:
         if op.kind is OpKind.IDENTITY and op.results[0] in self.problem.value_variable:
             spec = self.orders.spec_of_value(op.results[0])
             copies = self.copies[index]
-            return OpDecision(op, copies, ((spec,),), (spec,), spec, (), True, movements, 0.0, 0.0, 0.0)
+            return OpDecision(op, copies, ((spec,),), (spec,), spec, (), True, movements, Cost(), 0.0)
         return None
 
     def op_decision(self, op: Op, movements: tuple[Movement, ...]) -> OpDecision:
@@ -159,8 +158,7 @@ class _Speller:
             open_axes=self.open_axes(op),
             constrained=self.is_constrained(op),
             movements=movements,
-            compute_seconds=float(cost.compute_seconds[label]),
-            hbm_seconds=float(cost.hbm_seconds[label]),
+            own_cost=_own_cost(cost, label),
             flops_per_chip=float(cost.flops_per_chip[label]),
         )
 
@@ -229,42 +227,22 @@ class _Speller:
         return anchored or any(self.leaders[value] in self.moved for value in (*op.results, *op.operands))
 
 
+def _own_cost(cost: OpCost, label: int) -> Cost:
+    """The cost of an op under one of its strategies; what exceeds compute and HBM is latency."""
+    compute, hbm = float(cost.compute_seconds[label]), float(cost.hbm_seconds[label])
+    return op_cost(compute, hbm, cost.launch_seconds, cost.serial_fraction)
+
+
+def _permute_cost(seconds: float, mesh: TorusMesh) -> Cost:
+    """Permutes over all axes, priced as one number: over DCN where there are several slices, else ICI."""
+    if any(axis.torus_dim == DCN_DIM for axis in mesh.axes):
+        return Cost(dcn_seconds=seconds)
+    return Cost(ici_seconds={",".join(mesh.names): seconds})
+
+
 def _copies(problem: Problem) -> dict[int, tuple[int, ...]]:
     """For each op that stands for itself the ops that it stands for, in program order."""
     copies: dict[int, list[int]] = {}
     for op, leader in enumerate(problem.folding.op_leader):
         copies.setdefault(leader, []).append(op)
     return {leader: tuple(ops) for leader, ops in sorted(copies.items())}
-
-
-def _movements(problem: Problem, edge: Edge, have: Layout, want: Layout, share: float) -> list[Movement]:
-    """The collectives of one reshard, then the copy through HBM if the tensor is large.
-
-    `share` is how often they happen per execution of the op to which they are attributed: where only the
-    first of many copies reshards what it reads, that is a part of one.
-    """
-    value = problem.graph.values[edge.value]
-    label = value.name or (problem.graph.ops[value.producer].name if value.producer >= 0 else "")
-    found = [
-        Movement(str(c.kind), tuple(c.axes), c.bytes_per_chip * share, c.seconds * share, label)
-        for c in reshard_collectives(have, want, value.nbytes, problem.mesh)
-    ]
-    copied = float(copies(have[None], want[None], value.nbytes, problem.mesh)[0, 0])
-    if copied:
-        local_bytes = value.nbytes * float(local_fraction(want[None], problem.mesh)[0])
-        changed = (name for name, a, b in zip(problem.mesh.names, have, want, strict=True) if a != b)
-        found.append(Movement(COPY, tuple(changed), local_bytes * share, copied * share, label))
-    return found
-
-
-def _owner(problem: Problem, edge: Edge) -> int:
-    """The op to which what happens on an edge is attributed."""
-    graph, leaders = problem.graph, problem.folding.op_leader
-    producer = graph.values[edge.value].producer
-    producer = leaders[producer] if producer >= 0 else producer
-    if edge.op >= 0 and graph.ops[edge.op].kind is OpKind.EINSUM:
-        return edge.op
-    made_by_einsum = producer >= 0 and graph.ops[producer].kind is OpKind.EINSUM
-    if made_by_einsum and problem.variables[problem.op_variable[producer]].trips == edge.trips:
-        return producer
-    return edge.op if edge.op >= 0 else producer

@@ -69,7 +69,7 @@ def distinct_solutions(
         count,
         signature=signature,
         keys=sorted({followers.leader[number] for number in heavy}),
-        symmetries=list(_symmetries(problem, followers)),
+        symmetries=[s for s in _symmetries(problem, followers) if _keeps_possible(network, s)],
     )
     return [followers.expand(solution.labels) for solution in found]
 
@@ -146,6 +146,12 @@ def _symmetries(problem: Problem, followers: Followers) -> Iterator[list[_Permut
                 renamed[axis] = other
         if renamed != sorted(renamed):
             yield [_renaming(problem.variables[n].codes[followers.labels[n]], renamed) for n in leads]
+
+
+def _keeps_possible(network: Network, symmetry: Sequence[_Permutation]) -> bool:
+    """Whether a renaming maps possible labels to possible ones, as it does not where a pin names an axis."""
+    possible = (np.isfinite(vector) for vector in network.unary)
+    return all(np.array_equal(mask[g], mask) for mask, g in zip(possible, symmetry, strict=True))
 
 
 def _renaming(codes: npt.NDArray[np.int8], renamed: Sequence[int]) -> _Permutation:

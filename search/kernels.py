@@ -5,8 +5,12 @@ sorts and updates do not.  Ops that fuse form one kernel when they are linked by
 not fuse stands between them, that is, when the longest chain of such ops before them is equally long.  A
 kernel reads each tensor from outside once, however many of its ops use it, and writes what is read outside.
 The softmax between two einsums thus reads the logits once and writes the probabilities, in whatever form it
-was written down.  (The TPU compiler makes one fusion of it up to the exponentials, and divides them in the
-second einsum.)
+was written down.
+
+Within a kernel the vector unit passes over a tensor for every reduction, whose result the rest of the kernel
+waits for, and for every tensor that is handed on.  What a single einsum reads is made while it is read: the
+TPU compiler makes one fusion of the softmax up to the sum of the exponentials, and divides them in the second
+einsum.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from dataclasses import dataclass
 from autoshard.search.graph import Graph, Op, OpKind, consumers
 
 _FUSING_KINDS = frozenset({OpKind.ELEMENTWISE, OpKind.VIEW})
-_FUSING_PRIMITIVES = ("reduce_", "arg", "concatenate", "pad")
+_REDUCING = ("reduce_", "arg")
+_FUSING_PRIMITIVES = (*_REDUCING, "concatenate", "pad")
 """Beginnings of the names of other primitives that fuse."""
 
 
@@ -29,10 +34,14 @@ class Kernels:
         exists: For each value whether it is in memory, so that it is written and read; of a fused view of a
             stored value what it shows is.
         first_reads: The (op, operand position) pairs of ops that fuse at which their kernel reads a tensor.
+        reduced: Ops that fuse for which the vector unit passes over their operand.
+        handed_on: Ops that fuse for which it passes over their result.
     """
 
     exists: tuple[bool, ...]
     first_reads: frozenset[tuple[int, int]]
+    reduced: frozenset[int]
+    handed_on: frozenset[int]
 
 
 def fuses(op: Op) -> bool:
@@ -62,7 +71,24 @@ def kernels(graph: Graph) -> Kernels:
             for position, value in enumerate(op.operands):
                 if exists[value]:
                     first.setdefault((kernel[op.index], value), (op.index, position))
-    return Kernels(tuple(exists), frozenset(first.values()))
+    reduced = frozenset(op.index for op in graph.ops if fuses(op) and op.primitive.startswith(_REDUCING))
+    return Kernels(tuple(exists), frozenset(first.values()), reduced, _handed_on(graph, exists) - reduced)
+
+
+def _handed_on(graph: Graph, exists: Sequence[bool]) -> frozenset[int]:
+    """Ops that fuse and whose result is written by their kernel, for more than a single einsum."""
+    readers = consumers(graph)
+    return frozenset(
+        op.index
+        for op in graph.ops
+        if fuses(op) and any(exists[v] and _is_written(graph, v, readers[v]) for v in op.results)
+    )
+
+
+def _is_written(graph: Graph, value: int, readers: Sequence[tuple[int, int]]) -> bool:
+    known = graph.values[value]
+    into_einsum = len(readers) == 1 and graph.ops[readers[0][0]].kind is OpKind.EINSUM
+    return not (known.free or known.stored_bytes or (into_einsum and value not in graph.results))
 
 
 def _makers(graph: Graph) -> list[int]:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slice",
         required=True,
-        help="chips to plan for: v4:4x4x4, v5e:4x4, 2*v5e:16x16, h100:8, cpu:8, local",
+        help="chips to plan for: v4:4x4x4, v5e:4x4, 2*v5e:16x16, h100:64, cpu:8, local",
     )
     parser.add_argument(
         "--inputs",
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "machine can (default)",
     )
     parser.add_argument(
-        "--top-k", type=_positive, default=5, metavar="K", help="candidates to refine (default: 5)"
+        "--top-k", type=positive, default=5, metavar="K", help="candidates to refine (default: 5)"
     )
     parser.add_argument(
         "--mesh",
@@ -48,7 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one axis per torus dim; also its factors up to three axes (default); also up to four",
     )
     parser.add_argument(
-        "--trials", type=_positive, default=16, metavar="N", help="meshes to try (default: 16)"
+        "--trials", type=positive, default=16, metavar="N", help="meshes to try (default: 16)"
+    )
+    parser.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="PATTERN=SPEC",
+        help="layout that the plan must keep to, may be repeated: of an argument 'params/layers/w=;x;y,z', "
+        "of a result 'result:1/keys=;x;;', of what an einsum reads and leaves, `*` being free, "
+        "'einsum:layers/w_up=;;x | x;y,z -> *'",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="chip profile that `autoshard calibrate` wrote (default: $AUTOSHARD_PROFILE, or none)",
     )
     parser.add_argument(
         "--storage",
@@ -101,6 +115,8 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         storage=arguments.storage,
         time_limit_seconds=arguments.time_limit,
         seed=arguments.seed,
+        pins=arguments.pin,
+        profile=arguments.profile,
         progress=progress,
     )
 
@@ -123,7 +139,8 @@ def _kept(arguments: argparse.Namespace) -> str:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a whole number of at least 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got `{text}`")
     return int(text)
@@ -145,6 +162,7 @@ COMMAND = Command(
     examples="""\
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs -o plans/decode.json
   autoshard tune mypackage.model:step --slice v4:4x4x4 --refine none --format json
+  autoshard tune examples/palm.py:decode_540b --slice v4:4x4x4 --refine none --pin 'params/layers/w_*=;x;y,z'
   autoshard tune model.py:decode_step --slice local --inputs model.py:decode_inputs -o plans/decode.json""",
     add_arguments=add_arguments,
     run=run,

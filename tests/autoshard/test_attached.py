@@ -48,6 +48,9 @@ def test_the_cpu_devices_of_this_process() -> None:
         (tpus("TPU v6e", 1, 1), "v6e:1x1"),
         (tpus("TPU v5 lite", 4, 4, origin=(4, 8, 0)), "v5e:4x4"),  # a corner of a larger pod
         ([Device("NVIDIA H100 80GB HBM3", "gpu")] * 8, "h100:8"),
+        ([Device("NVIDIA H100 80GB HBM3", "gpu")] * 16, "2*h100:8"),
+        ([Device("NVIDIA H200", "gpu")] * 8, "h200:8"),
+        ([Device("NVIDIA B200", "gpu")] * 8, "b200:8"),
         ([Device("NVIDIA A100-SXM4-40GB", "gpu")] * 4, "a100:4"),
         ([Device("cpu", "cpu")] * 2, "cpu:2"),
     ],
@@ -61,7 +64,8 @@ def test_devices(devices: list[Device], name: str, monkeypatch: pytest.MonkeyPat
     ("devices", "message"),
     [
         (tpus("TPU v9", 2, 2), r"`TPU v9`; known kinds: TPU v4, .*--slice CHIP:TOPOLOGY"),
-        ([Device("NVIDIA L4", "gpu")], r"`NVIDIA L4`; known GPUs: H100, A100"),
+        ([Device("NVIDIA L4", "gpu")], r"`NVIDIA L4`; known GPUs: H100, H200, B200, A100"),
+        ([Device("NVIDIA GB200", "gpu")] * 4, r"`NVIDIA GB200`; known GPUs"),
         (tpus("TPU v4", 2, 2, 2)[:-1], r"the 7 attached devices do not fill a box .*\(2, 2, 2\)"),
     ],
 )

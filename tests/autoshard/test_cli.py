@@ -239,6 +239,7 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
     options = [
         *("--inputs", "palm.py:decode_inputs", "--refine", "compile", "--top-k", "3", "--mesh", "search"),
         *("--trials", "7", "--storage", "sqlite:///t.db", "--time-limit", "2.5", "--seed", "11", "--quiet"),
+        *("--pin", "params/wi=x;y,z", "--pin", "einsum:wi=;;x | *"),
     ]
     assert main([*TUNE, *options]) == 0
     (call,) = tuned
@@ -255,6 +256,8 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         "storage": "sqlite:///t.db",
         "time_limit_seconds": 2.5,
         "seed": 11,
+        "pins": ["params/wi=x;y,z", "einsum:wi=;;x | *"],
+        "profile": None,
     }
 
 

@@ -98,7 +98,14 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("slice_name", "fragments"),
     [
-        ("v9:2x2", ["unknown chip 'v9'", "v4, v5e, v5p, v6e, tpu7x, h100, a100, cpu", "choose one"]),
+        (
+            "v9:2x2",
+            [
+                "unknown chip 'v9'",
+                "v2, v3, v4, v5e, v5p, v6e, tpu7x, h100, h200, b200, a100, cpu",
+                "choose one",
+            ],
+        ),
         ("v5e:3x3", ["'v5e:3x3' cannot exist", "must be 1, 2, 4, 8 or 16", "for example 'v5e:"]),
         ("v5e:1x7", ["'v5e:1x7' cannot exist", "must be 1, 2, 4, 8 or 16"]),
         ("v5e:2x2x2", ["v5e topologies have 2 dims, this one has 3", "for example"]),

@@ -8,7 +8,7 @@ import pytest
 from autoshard.explain import explain
 from autoshard.explain_text import to_json, to_text
 from autoshard.plan import Plan, load_plan
-from autoshard.plan_records import Measurement, UnruledPrimitive
+from autoshard.plan_records import CostRecord, Measurement, UnruledPrimitive
 
 
 def test_the_text_of_the_kept_plan(plan: Plan, plan_path: Path) -> None:
@@ -64,6 +64,54 @@ def test_the_text_of_the_kept_unrolled_plan(plan_path: Path) -> None:
     golden = path.with_suffix(".explain.txt").read_text(encoding="utf-8")
     assert to_text(explain(load_plan(path))) + "\n" == golden
     assert "\n12 more tensors are pinned and move nothing" in golden
+
+
+def test_the_text_of_the_kept_plan_of_two_slices(plan_path: Path) -> None:
+    path = plan_path.with_name("two_slices.2-v5e-2x2.schema-2.1.json")
+    golden = path.with_suffix(".explain.txt").read_text(encoding="utf-8")
+    assert to_text(explain(load_plan(path))) + "\n" == golden
+    up, down = explain(load_plan(path)).einsums
+    # 8 MiB put out by each of 2 slices of 4 chips: a quarter of it over DCN, half of that from the other.
+    assert up.cost.dcn_seconds == pytest.approx(2**23 / 8 / 3.125e9)
+    # Two lines of two chips, three quarters of 8 MiB over two links; the scatter has 4 MiB.
+    assert up.cost.ici_seconds == {"x,y": pytest.approx(0.75 * 2**23 / 90e9)}
+    assert down.cost.ici_seconds == {"x,y": pytest.approx(0.75 * 2**22 / 90e9)}
+    assert (up.bound, down.bound) == ("DCN", "compute")
+    assert up.cost.latency_seconds == pytest.approx(1e-6 + 1e-5)
+
+
+def test_the_parts_of_the_step_are_listed_and_add_up(plan: Plan) -> None:
+    cost = CostRecord(
+        compute_seconds=4e-3,
+        hbm_seconds=10e-3,
+        overlapped_seconds=3e-3,
+        ici_seconds={"x": 5e-3, "y,z": 2e-3},
+        latency_seconds=1.5e-3,
+        hidden_seconds=1e-3,
+    )
+    predicted = msgspec.structs.replace(plan.predicted, cost=cost)
+    text = to_text(explain(msgspec.structs.replace(plan, predicted=predicted)))
+    block = text.partition("part of the step")[2].partition("\n\n")[0].splitlines()[1:]
+    assert [re.split(r"  +", line.strip()) for line in block] == [
+        ["compute", "4.00 ms", "21.6%"],
+        ["HBM", "10.0 ms", "54.1%"],
+        ["compute and HBM of an op at once", "-3.00 ms", "-16.2%"],
+        ["ICI over x", "5.00 ms", "27.0%"],
+        ["ICI over y,z", "2.00 ms", "10.8%"],
+        ["latency", "1.50 ms", "8.1%"],
+        ["hidden behind other work", "-1.00 ms", "-5.4%"],
+        ["sum: the predicted step", "18.5 ms", "100.0%"],
+    ]
+
+
+def test_plans_with_totals_alone_have_no_parts(plan: Plan) -> None:
+    text = to_text(explain(plan))
+    assert "part of the step" not in text
+    assert "latency  exposed" not in text
+    assert explain(plan).step_cost is None
+    first = explain(plan).einsums[0]
+    assert first.cost.ici_seconds == {"x": 6.1e-6, "y,z": 7.9e-6}
+    assert first.cost.hidden_seconds == pytest.approx(0.1 * 14e-6)
 
 
 def test_what_takes_longest_bounds(plan: Plan) -> None:

@@ -18,6 +18,7 @@ from autoshard.plan_records import (
     ArgumentRecord,
     AxisRecord,
     CollectiveRecord,
+    CostRecord,
     Coverage,
     EinsumRecord,
     Estimate,
@@ -42,6 +43,11 @@ def _counted(record: Any) -> Any:
     return msgspec.structs.replace(record, repeats=count_names(record.name))
 
 
+_COSTS = st.none() | st.builds(
+    CostRecord,
+    **{name: _FLOATS for name, kind in CostRecord.__annotations__.items() if kind == "float"},
+    ici_seconds=st.dictionaries(st.text(), _FLOATS, max_size=2),
+)
 _COLLECTIVES = st.builds(CollectiveRecord, bytes_per_chip=_INTS, seconds=_FLOATS)
 _PLANS = st.builds(
     Plan,
@@ -65,6 +71,7 @@ _PLANS = st.builds(
             hbm_seconds=_FLOATS,
             ici_seconds=_FLOATS,
             flops_per_chip=_FLOATS,
+            cost=_COSTS,
         ).map(_counted),
         max_size=2,
     ).map(tuple),
@@ -76,6 +83,7 @@ _PLANS = st.builds(
             hbm_seconds=_FLOATS,
             ici_seconds=_FLOATS,
             collectives=st.just(()),
+            cost=_COSTS,
         ).map(_counted),
         max_size=2,
     ).map(tuple),
@@ -86,6 +94,7 @@ _PLANS = st.builds(
         hbm_limit_bytes=_INTS,
         hbm_by_kind=st.dictionaries(st.text(), _INTS, max_size=3),
         tokens=st.none() | _INTS,
+        cost=_COSTS,
     ),
     estimated=st.none()
     | st.builds(
@@ -207,6 +216,16 @@ def test_a_text_too_long_for_a_line_is_still_json(plan: Plan) -> None:
 def test_floats_hold_six_digits_in_memory_as_in_the_file(plan: Plan) -> None:
     axis = CollectiveRecord(kind="all-gather", axes="x", bytes_per_chip=1, seconds=1.23456789e-5, tensor="h")
     assert axis.seconds == 1.23457e-05
+    assert CostRecord(ici_seconds={"x": 1.23456789e-5}).ici_seconds == {"x": 1.23457e-05}
+
+
+def test_a_cost_is_written_without_its_zeros_and_left_out_where_there_is_none(plan: Plan) -> None:
+    (first, *rest), cost = plan.einsums, CostRecord(hbm_seconds=2e-5, ici_seconds={"y,z": 1e-6})
+    told = msgspec.structs.replace(plan, einsums=(msgspec.structs.replace(first, cost=cost), *rest))
+    written = json.loads(format_record(told))
+    assert written["einsums"][0]["cost"] == {"hbm_seconds": 2e-5, "ici_seconds": {"y,z": 1e-6}}
+    assert [each for each in (*written["einsums"][1:], written["predicted"]) if "cost" in each] == []
+    assert parse_record(format_record(told), Plan, source="test") == told
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

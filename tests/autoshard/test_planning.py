@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import autoshard
+from autoshard.cost_records import cost_of
 from autoshard.notation import _plain_equation
 from autoshard.plan import Plan
 from autoshard.specs import parse_chain, parse_spec, rank_of
@@ -117,6 +118,10 @@ def test_times_add_up(example: Any) -> None:
         for record in records:
             moved = sum(c.seconds for c in record.collectives)
             assert record.ici_seconds == pytest.approx(moved, rel=ROUNDED)
+            whole = max(getattr(record, "compute_seconds", 0.0), record.hbm_seconds) + moved
+            assert cost_of(record.cost).seconds == pytest.approx(whole, rel=ROUNDED)
+        assert cost_of(plan.predicted.cost).seconds == pytest.approx(plan.predicted.seconds, rel=ROUNDED)
+        assert plan.predicted.cost.compute_seconds == plan.predicted.compute_seconds
         assert plan.predicted.compute_seconds == pytest.approx(
             sum(e.compute_seconds * e.trips for e in plan.einsums), rel=ROUNDED
         )

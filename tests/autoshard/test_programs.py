@@ -220,7 +220,8 @@ def test_too_few_devices_are_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("h100:8", "not a TPU"), ("tpu7x:2x2x1", "two devices per chip")]
+    ("name", "reason"),
+    [("h100:8", "not a TPU"), ("tpu7x:2x2x1", "two devices per chip"), ("v3:2x2", "two devices per chip")],
 )
 def test_slices_that_the_compiler_cannot_judge_have_a_reason(name: str, reason: str) -> None:
     found = compiler_skip_reason(parse_slice(name))

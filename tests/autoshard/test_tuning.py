@@ -143,9 +143,16 @@ def test_the_smallest_slice_that_fits_is_named() -> None:
     )
 
 
-def test_what_fits_no_slice_says_what_to_do() -> None:
-    with pytest.raises(InfeasibleError, match="no h100 slice fits; shrink the batch"):
+def test_the_smallest_slice_may_be_several_nvlink_domains() -> None:
+    """2048 GiB of weights: 31 GPUs of 72e9 bytes hold them."""
+    with pytest.raises(InfeasibleError, match=r"the smallest h100 slice that fits is 4\*h100:8"):
         run(*shapes(8, 2**14, 2**24), slice_text="h100:8")
+
+
+def test_what_fits_no_slice_says_what_to_do() -> None:
+    """128 TiB of weights: 1024 GPUs hold 67 TiB."""
+    with pytest.raises(InfeasibleError, match="no h100 slice fits; shrink the batch"):
+        run(*shapes(8, 2**14, 2**30), slice_text="h100:8")
 
 
 # ---- options

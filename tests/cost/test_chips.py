@@ -43,7 +43,15 @@ def test_v4_is_the_paper_s_chip() -> None:
 
 
 def test_usable_hbm_is_the_compiler_s_limit() -> None:
-    limits = {"v4": 30.75, "v5e": 15.75, "v5p": 95.73, "v6e": 31.24, "tpu7x": 2 * 94.74}
+    limits = {
+        "v2": 2 * 7.48,
+        "v3": 2 * 15.48,
+        "v4": 30.75,
+        "v5e": 15.75,
+        "v5p": 95.73,
+        "v6e": 31.24,
+        "tpu7x": 2 * 94.74,
+    }
     for name, gib in limits.items():
         assert chip(name).hbm_usable_bytes == pytest.approx(gib * 2**30)
         assert chip(name).source("hbm_usable_bytes").provenance == "compiler"
@@ -74,10 +82,37 @@ def test_int8_falls_back_to_bfloat16() -> None:
     assert chip("tpu7x").peak("int8") == chip("tpu7x").peak("bfloat16") == 2307e12
 
 
-def test_one_tpu7x_chip_is_two_devices() -> None:
-    assert {name: one.devices_per_chip for name, one in CHIPS.items() if one.devices_per_chip != 1} == {
-        "tpu7x": 2
+def test_chips_of_two_devices() -> None:
+    several = {name: one.devices_per_chip for name, one in CHIPS.items() if one.devices_per_chip != 1}
+    assert several == {"v2": 2, "v3": 2, "tpu7x": 2}
+
+
+def test_two_cores_of_v2_and_v3_are_added_up() -> None:
+    # Read from compiled programs, per core: 247 byte/cycle at 700 MHz, 417 at 940 MHz.
+    for name, per_core in (("v2", 247 * 0.7e9), ("v3", 417 * 0.94e9)):
+        one = chip(name)
+        assert one.hbm_bytes_per_second * one.hbm_streaming_fraction == pytest.approx(2 * per_core, rel=0.01)
+
+
+def test_a_host_s_network_is_the_share_of_its_chips() -> None:
+    # The scaling book: typically 25e9 byte/s per host; v5e: 2 x 100 Gbit/s; H100 and B200: 400e9 per node.
+    hosts = {name: one.chips_per_host * one.dcn_bytes_per_second for name, one in CHIPS.items()}
+    assert {name: hosts[name] for name in ("v4", "v5e", "v5p")} == {"v4": 25e9, "v5e": 25e9, "v5p": 25e9}
+    assert {name: hosts[name] for name in ("a100", "h100", "h200", "b200")} == {
+        "a100": 200e9,
+        "h100": 400e9,
+        "h200": 400e9,
+        "b200": 400e9,
     }
+
+
+def test_h200_is_h100_with_more_and_faster_memory() -> None:
+    h100, h200 = chip("h100"), chip("h200")
+    changed = {n for n in NUMBERS if getattr(h100, n) != getattr(h200, n)}
+    assert changed == {"hbm_bytes", "hbm_usable_bytes", "hbm_bytes_per_second", "on_chip_bandwidth_ratio"}
+    # Bandwidth of the L2 cache, which is the same.
+    for one in (h100, h200):
+        assert one.on_chip_bandwidth_ratio * one.hbm_bytes_per_second == pytest.approx(5.5e12, rel=0.03)
 
 
 def test_unknown_chip_lists_the_known_and_the_nearest() -> None:

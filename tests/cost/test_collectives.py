@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoshard.cost.chips import chip
-from autoshard.cost.collectives import Kind, collective_law, collective_seconds
+from autoshard.cost.collectives import Kind, collective_law, collective_seconds, stage_laws
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.cost.torus import MeshAxis, TorusMesh, mesh_factorisations, native_mesh
 
@@ -173,6 +173,51 @@ def test_dcn_carries_only_each_chip_s_share() -> None:
     assert link_seconds(Kind.ALL_REDUCE, (0,), mesh, 16e6) == pytest.approx(16e6 / 3.125e9)
     assert link_seconds(Kind.ALL_REDUCE, (0, 1, 2), mesh, 16e6) == pytest.approx(inside + 1e6 / 3.125e9)
     assert link_seconds(Kind.ALL_TO_ALL, (0,), mesh, 16e6) == pytest.approx(8e6 / 3.125e9)
+
+
+def test_collectives_over_slices_and_torus_by_hand() -> None:
+    # Two slices of 16 chips, 16 MB per chip as each kind counts them. In a slice of lines of 4, gather and
+    # scatter are what they are alone; across, each chip has 1/16 of D, and the other slice half of that.
+    mesh = native_mesh(parse_slice("2*v5e:4x4"))
+    whole = (0, 1, 2)
+    for kind in (Kind.ALL_GATHER, Kind.REDUCE_SCATTER):
+        in_slice = link_seconds(kind, (1, 2), mesh, 16e6)
+        assert in_slice == pytest.approx(15e6 / (2 * LINK))
+        assert link_seconds(kind, whole, mesh, 16e6) == pytest.approx(in_slice + 0.5e6 / 3.125e9)
+    # All-to-all: half of D is for the other slice; the other stage is the slice's own all-to-all of D.
+    in_slice = link_seconds(Kind.ALL_TO_ALL, (1, 2), mesh, 16e6)
+    assert link_seconds(Kind.ALL_TO_ALL, whole, mesh, 16e6) == pytest.approx(in_slice + 8e6 / 3.125e9)
+    # A permute goes straight across.
+    assert link_seconds(Kind.COLLECTIVE_PERMUTE, whole, mesh, 16e6) == pytest.approx(16e6 / 3.125e9)
+    latency = collective_seconds(Kind.ALL_GATHER, 0.0, whole, mesh)
+    assert latency == pytest.approx(0.5e-6 + 6 * 0.25e-6 + 1e-5)
+
+
+def test_gpus_of_several_domains_by_hand() -> None:
+    # Eight domains of 8: NVLink at 450e9, then 1/8 of the bytes per GPU at 50e9 to seven other domains.
+    mesh = native_mesh(parse_slice("h100:64"))
+    nvlink, network = 64e6 * 7 / 8 / 450e9, 8e6 * 7 / 8 / 50e9
+    assert link_seconds(Kind.ALL_GATHER, (0, 1), mesh, 64e6) == pytest.approx(nvlink + network)
+    assert link_seconds(Kind.ALL_REDUCE, (0, 1), mesh, 64e6) == pytest.approx(2 * (nvlink + network))
+    assert link_seconds(Kind.ALL_REDUCE, (0,), mesh, 8e6) == pytest.approx(2 * network)
+    assert link_seconds(Kind.ALL_TO_ALL, (0, 1), mesh, 64e6) == pytest.approx(nvlink + 64e6 * 7 / 8 / 50e9)
+
+
+@given(mesh_and_axes(), st.sampled_from(list(Kind)))
+def test_stages_add_up_to_the_collective(where: tuple[TorusMesh, tuple[int, ...]], kind: Kind) -> None:
+    mesh, axes = where
+    on_slice, across = stage_laws(kind, axes, mesh)
+    law = collective_law(kind, axes, mesh)
+    assert law.latency_seconds == on_slice.latency_seconds + across.latency_seconds
+    assert law.seconds_per_byte == on_slice.seconds_per_byte + across.seconds_per_byte
+    assert (across.seconds_per_byte > 0) == any(mesh.axes[i].name == "dcn" for i in axes)
+
+
+@given(mesh_and_axes())
+def test_a_ragged_all_to_all_is_an_all_to_all_of_its_bytes(where: tuple[TorusMesh, tuple[int, ...]]) -> None:
+    mesh, axes = where
+    dense = collective_law(Kind.ALL_TO_ALL, axes, mesh)
+    assert collective_law(Kind.RAGGED_ALL_TO_ALL, axes, mesh) == dense
 
 
 def test_axes_of_size_one_and_no_axes_cost_nothing() -> None:

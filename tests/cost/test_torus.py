@@ -64,12 +64,13 @@ def test_factorisations_are_distinct_and_begin_with_the_native(one: Slice, max_a
 def test_strides_are_those_of_the_device_array(data: st.DataObject) -> None:
     one = data.draw(st.sampled_from([s for s in SMALL if s.n_chips > 1]))
     mesh = data.draw(st.sampled_from(mesh_factorisations(one, max_axes=5)))
-    coords = np.stack(np.meshgrid(*(np.arange(size) for size in one.topology), indexing="ij"), axis=-1)
-    devices = coords.reshape(*mesh.shape, len(one.topology))
+    extents = (one.num_slices, *one.topology)  # DCN_DIM, -1, comes first
+    coords = np.stack(np.meshgrid(*(np.arange(size) for size in extents), indexing="ij"), axis=-1)
+    devices = coords.reshape(*mesh.shape, len(extents))
     for index, axis in enumerate(mesh.axes):
         step = np.take(devices, 1, axis=index) - np.take(devices, 0, axis=index)
-        expected = np.zeros(len(one.topology), dtype=int)
-        expected[axis.torus_dim] = axis.stride
+        expected = np.zeros(len(extents), dtype=int)
+        expected[axis.torus_dim - DCN_DIM] = axis.stride
         assert (step == expected).all()
 
 

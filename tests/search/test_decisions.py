@@ -7,9 +7,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from autoshard.cost.collectives import Kind, stage_laws
+from autoshard.cost.cost import op_cost
 from autoshard.search.building import build_problem
 from autoshard.search.candidates import PARTIAL
-from autoshard.search.decisions import COPY, Decisions, OpDecision, spell_out
+from autoshard.search.decisions import Decisions, OpDecision, spell_out
+from autoshard.search.movements import COPY
 from autoshard.search.problem import Problem
 from tests.search.graphs import (
     Sketch,
@@ -122,7 +125,13 @@ def test_a_copy_of_a_large_tensor_is_a_movement() -> None:
     problem = build_problem(feed_forward(b=2**14, e=2**13, f=8), PLANE)  # x has 256 MiB
     h = _named(spell_out(problem, labels_of(problem, h=[B, NONE])), "h")
     assert _kinds(h) == [(COPY, ("x",), 2**27)]
-    assert h.movements[0].seconds == pytest.approx(2 * 2**27 / (819e9 * 0.75))
+    copied = 2 * 2**27 / (819e9 * 0.75)
+    assert h.movements[0].seconds == pytest.approx(copied)
+    # It is HBM traffic of its own, beside the op's: not overlapped with its compute.
+    assert h.cost.hbm_seconds == pytest.approx(h.hbm_seconds + copied)
+    chip = PLANE.slice.chip
+    own = op_cost(h.compute_seconds, h.hbm_seconds, chip.kernel_seconds, chip.serial_fraction)
+    assert h.cost.seconds == pytest.approx(own.seconds + copied)
 
 
 PROBLEMS = [
@@ -138,8 +147,32 @@ def test_decisions_add_up_to_the_value_of_the_plan(problem: Problem, data: st.Da
     value = problem.network.value(labels) - problem.rest_seconds(labels)
     assume(math.isfinite(value))
     decisions = spell_out(problem, labels)
-    total = sum(d.op.trips * (max(d.compute_seconds, d.hbm_seconds) + d.ici_seconds) for d in decisions.ops)
-    assert total == pytest.approx(value)
+    assert decisions.cost.seconds - decisions.orders.permute_seconds == pytest.approx(value)
+    parts = [d.executions * d.cost.seconds for d in decisions.ops]
+    assert sum(parts) == pytest.approx(value)
+
+
+def test_costs_keep_the_parts_of_every_collective() -> None:
+    # Two slices of 2 chips: x is gathered over both, the first einsum's sum over DCN is closed.
+    mesh = mesh_of("2*v5e:1x2")
+    problem = build_problem(feed_forward(), mesh)
+    dcn, y = 0, 1
+    labels = labels_of(problem, x=[0, 0], wi=[0, NONE], wo=[NONE, NONE], h=[E, NONE], y=[NONE, NONE])
+    h = _named(spell_out(problem, labels), "h")
+    assert mesh.names == ("dcn", "y")
+    for movement in h.movements:
+        indices = tuple(mesh.names.index(name) for name in movement.axes)
+        on_slice, across = stage_laws(Kind(movement.kind), indices, mesh)
+        assert movement.cost.total_ici_seconds == pytest.approx(
+            movement.bytes_per_chip * on_slice.seconds_per_byte
+        )
+        assert movement.cost.dcn_seconds == pytest.approx(movement.bytes_per_chip * across.seconds_per_byte)
+    assert {axis for movement in h.movements for axis in movement.axes} == {mesh.names[dcn], mesh.names[y]}
+    assert set(h.cost.ici_seconds) == {"y"}
+    assert h.cost.dcn_seconds > 0
+    launch = mesh.slice.chip.kernel_seconds
+    moved = sum(m.cost.latency_seconds for m in h.movements)
+    assert h.cost.latency_seconds == pytest.approx(launch + moved)
 
 
 @settings(deadline=None)

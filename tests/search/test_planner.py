@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from autoshard.cost.torus import TorusMesh
 from autoshard.search.building import build_problem
-from autoshard.search.decisions import COPY, spell_out
+from autoshard.search.decisions import spell_out
 from autoshard.search.diversity import heavy_einsums, kinds_of
 from autoshard.search.errors import BudgetError
 from autoshard.search.graph import Graph
 from autoshard.search.memory import MemoryModel
+from autoshard.search.movements import COPY
 from autoshard.search.planner import Outcome, search_plans, signature
 from autoshard.search.problem import Problem
 from tests.search.graphs import (

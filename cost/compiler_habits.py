@@ -1,0 +1,97 @@
+"""What the TPU compiler makes of a collective that it was asked for, where that changes the bytes.
+
+All of it was read out of programs that libtpu 0.0.42.1 compiled.
+
+A scatter whose tiles do not come out even. The TPU keeps 16-bit values in tiles of 128 lanes, in pairs. A
+reduce-scatter over the minor dim of bfloat16 stays one where each shard is a multiple of 256; where it is an
+odd multiple of 128 (128, 384, 640, 1152) the compiler all-reduces the whole tensor and takes a slice: twice
+the bytes. A shard that is no multiple of 128 is scattered, after that dim is made the second minor one.
+float32 is always scattered. Tried: ``[512, K_x] x [K_x, E] -> [512, E_x]`` on 4 chips of v4, v5e, v5p and
+v6e, all alike. Not in the rule: shards of the second minor dim of bfloat16 have to be a multiple of 16 in the
+same way, and tensors of a few KiB are always all-reduced.
+
+A gather of two dims at once. Where one constraint asks for a weight whole that is sharded over two of its
+dims, the compiler gathers the shards as a list and puts them in order by copies that take longer than the
+gather; from 64 chips on it writes its shard into zeros and all-reduces them, twice the bytes. Asked dim by
+dim it gathers, without copies, and dim by dim is how the search asks. Tried: bfloat16 ``[4096, 4096]`` on 4
+to 64 chips of v4 and on 64 of v5p, with and without a scan around it.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from autoshard.cost.chips import Chip
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
+from autoshard.cost.torus import TorusMesh
+
+_LANES = 128
+_PACKED_BYTES = 2
+_MANY_CHIPS = 64  # 32 are few; nothing between was tried
+
+Bools = npt.NDArray[np.bool_]
+
+
+def scatter_becomes_all_reduce(minor_shard_elements: int, itemsize: int, chip: Chip) -> bool:
+    """Whether a reduce-scatter over the minor dim is compiled as an all-reduce of the whole.
+
+    Args:
+        minor_shard_elements: Size of the minor dim on one chip once it is scattered.
+        itemsize: Bytes of an element of what is reduced.
+        chip: The chip; only TPU compilers have the habit.
+    """
+    return _packs(itemsize, chip) and bool(_odd_tiles(np.array(minor_shard_elements)))
+
+
+def gather_becomes_all_reduce(gathered_dims: int, n_chips: int, chip: Chip) -> bool:
+    """Whether an all-gather that one constraint asks for is compiled as an all-reduce.
+
+    Args:
+        gathered_dims: Over how many dims of the tensor it gathers.
+        n_chips: Chips of a group.
+        chip: The chip; only TPU compilers have the habit.
+    """
+    return chip.kind == "tpu" and gathered_dims > 1 and n_chips >= _MANY_CHIPS
+
+
+def all_reduced_scatters(
+    source: Layouts, target: Layouts, shape: tuple[int, ...], itemsize: int, mesh: TorusMesh
+) -> Bools:
+    """Which reshards have a reduce-scatter over the minor dim that is compiled as an all-reduce.
+
+    A scatter comes before axes move or are gathered (`autoshard.cost.reshard`): the minor dim is then split
+    by the axes that split it before, and by those that are scattered or sliced onto it.
+
+    Args:
+        source: ``[K, A]`` layouts before.
+        target: ``[J, A]`` layouts after.
+        shape: Sizes of the tensor's dims.
+        itemsize: Bytes of an element.
+        mesh: The mesh of A axes.
+
+    Returns:
+        ``[K, J]``.
+    """
+    minor = len(shape) - 1
+    scattered = np.zeros((len(source), len(target)), dtype=np.bool_)
+    if minor < 0 or not _packs(itemsize, mesh.slice.chip):
+        return scattered
+    shards = np.ones(scattered.shape, dtype=np.int64)
+    for axis, size in enumerate(mesh.shape):
+        before, after = source[:, axis][:, None], target[:, axis][None, :]
+        onto = after == minor
+        scattered |= (before == UNREDUCED) & onto
+        splits = (before == minor) | onto & ((before == UNREDUCED) | (before == REPLICATED))
+        shards *= np.where(splits, size, 1)
+    return scattered & _odd_tiles(shape[minor] // shards)
+
+
+def _packs(itemsize: int, chip: Chip) -> bool:
+    """Whether a compiler puts elements of that size into tiles in pairs."""
+    return chip.kind == "tpu" and itemsize == _PACKED_BYTES
+
+
+def _odd_tiles(elements: npt.NDArray[np.int64]) -> Bools:
+    """Whether that many elements are an odd number of whole tiles."""
+    tiles, rest = np.divmod(elements, _LANES)
+    odd: Bools = (rest == 0) & (tiles % 2 == 1)
+    return odd

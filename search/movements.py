@@ -1,0 +1,83 @@
+"""What a plan moves: the collectives and copies on the edges whose layouts differ.
+
+A movement is attributed to the op that asks for it: the einsum that reads the tensor if there is one, else
+the einsum that made it, else the op at the edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoshard.cost.cost import Cost, collective_cost
+from autoshard.cost.layouts import local_fraction
+from autoshard.cost.reshard import reshard_collectives
+from autoshard.search.graph import OpKind
+from autoshard.search.problem import Edge, Problem, copies
+
+Layout = npt.NDArray[np.int8]
+
+COPY = "copy"
+"""Kind of a movement that stays on the chip: a slice, or what a collective delivers, through HBM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """One collective or copy that a plan needs, and the tensor it moves.
+
+    Cost and bytes are of one chip and one execution.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    bytes_per_chip: float
+    cost: Cost
+    tensor: str
+
+    @property
+    def seconds(self) -> float:
+        """Its time, hidden or not."""
+        return self.cost.local_seconds + self.cost.communication_seconds
+
+
+def movements_on(problem: Problem, edge: Edge, have: Layout, want: Layout, share: float) -> list[Movement]:
+    """The collectives of one reshard, then the copy through HBM if the tensor is large.
+
+    Args:
+        problem: The problem.
+        edge: The way of the tensor.
+        have: [A] its layout at the source.
+        want: [A] the layout that the target wants.
+        share: How often it happens per execution of the op to which it is attributed: where only the first of
+            many copies reshards what it reads, that is a part of one.
+    """
+    value = problem.graph.values[edge.value]
+    label = value.name or (problem.graph.ops[value.producer].name if value.producer >= 0 else "")
+    mesh = problem.mesh
+    found = [
+        Movement(
+            str(c.kind), tuple(c.axes), c.bytes_per_chip * share, share * collective_cost(c, mesh), label
+        )
+        for c in reshard_collectives(have, want, value.nbytes, mesh)
+    ]
+    copied = float(copies(have[None], want[None], value.nbytes, mesh)[0, 0])
+    if copied:
+        local_bytes = value.nbytes * float(local_fraction(want[None], mesh)[0])
+        changed = tuple(name for name, a, b in zip(mesh.names, have, want, strict=True) if a != b)
+        found.append(Movement(COPY, changed, local_bytes * share, Cost(hbm_seconds=copied * share), label))
+    return found
+
+
+def owner_of(problem: Problem, edge: Edge) -> int:
+    """The op to which what happens on an edge is attributed."""
+    graph, leaders = problem.graph, problem.folding.op_leader
+    producer = graph.values[edge.value].producer
+    producer = leaders[producer] if producer >= 0 else producer
+    if edge.op >= 0 and graph.ops[edge.op].kind is OpKind.EINSUM:
+        return edge.op
+    made_by_einsum = producer >= 0 and graph.ops[producer].kind is OpKind.EINSUM
+    if made_by_einsum and problem.variables[problem.op_variable[producer]].trips == edge.trips:
+        return producer
+    return edge.op if edge.op >= 0 else producer

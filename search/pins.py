@@ -1,0 +1,201 @@
+"""Pins: layouts that the user fixes, as masks of the labels that are left.
+
+A pin gives a value (an argument, a result) its layout, or tells an op in which layouts to read its operands
+and leave its result.  Either allows some labels of one variable and denies the others; what is denied costs
+infinity, so that every solver keeps to it and bounds and runners-up are those of the pinned problem.  Tied
+values and copies share a variable (`autoshard.search.folding`), hence a pin on one holds for all of them.
+
+In an operand an axis that the pin does not name is replicated.  In the result of an op it may also be left
+open (unreduced): over what the op sums is decided by its operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts, shard_counts
+from autoshard.cost.torus import TorusMesh
+from autoshard.search.candidates import operand_layouts, result_layouts
+from autoshard.search.errors import NoSolutionError, SearchError
+from autoshard.search.network import BoolArray
+from autoshard.search.problem import Problem
+from autoshard.search.reduction import reduce
+
+Wanted = tuple[int, ...]
+"""A layout [A]: for each mesh axis the tensor dim that it shards, or `REPLICATED`."""
+
+_MOST_SHOWN = 6
+
+
+class PinError(SearchError):
+    """A pin that cannot hold: says which, what it asks for, and what there is instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValuePin:
+    """The layout of a value.
+
+    Attributes:
+        value: Index in `Graph.values`.
+        layout: [A] its layout.
+        text: The pin as the user wrote it, for messages.
+    """
+
+    value: int
+    layout: Wanted
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpPin:
+    """The layouts in which an op reads and leaves its tensors; None leaves one free.
+
+    Attributes:
+        op: Index in `Graph.ops`.
+        operands: [A] the layout of each operand; operands at the end may be left out.
+        result: [A] the layout of the first result.
+        text: The pin as the user wrote it, for messages.
+    """
+
+    op: int
+    operands: tuple[Wanted | None, ...]
+    result: Wanted | None
+    text: str
+
+
+Pin = ValuePin | OpPin
+
+
+def pinned(problem: Problem, pins: Sequence[Pin]) -> Problem:
+    """Return the problem whose plans keep to all pins.
+
+    Raises:
+        PinError: a pin allows no label, or pins contradict each other.
+    """
+    if not pins:
+        return problem
+    masks = _Masks(problem)
+    for pin in pins:
+        masks.add(pin)
+    network = problem.network.restricted(masks.allowed)
+    try:
+        reduce(network)
+    except NoSolutionError as error:
+        texts = ", ".join(f"`{text}`" for text in dict.fromkeys(pin.text for pin in pins))
+        raise PinError(f"no plan has all of the layouts {texts}: {error}") from error
+    return replace(problem, network=network)
+
+
+@dataclass(slots=True)
+class _Masks:
+    """The labels allowed so far, and the pins that decided on them, by variable."""
+
+    problem: Problem
+    allowed: dict[int, BoolArray] = field(default_factory=dict)
+    texts: dict[int, list[str]] = field(default_factory=dict)
+
+    def add(self, pin: Pin) -> None:
+        """Allow only what a pin allows."""
+        found = self.of_value(pin) if isinstance(pin, ValuePin) else self.of_op(pin)
+        if found is None:
+            return
+        variable, mask = found
+        both = mask & self.allowed.get(variable, np.ones_like(mask))
+        if not both.any():
+            others = ", ".join(f"`{text}`" for text in dict.fromkeys(self.texts[variable]))
+            raise PinError(
+                f"`{pin.text}` contradicts {others}: they pin the same layout (tied arrays and copies of a "
+                "layer have one layout); keep one of them"
+            )
+        self.allowed[variable] = both
+        self.texts.setdefault(variable, []).append(pin.text)
+
+    def of_value(self, pin: ValuePin) -> tuple[int, BoolArray] | None:
+        """The variable of a value and its allowed labels; None where there is nothing to decide."""
+        problem, value = self.problem, self.problem.graph.values[pin.value]
+        if pin.value not in problem.value_variable:
+            if (_effective(pin.layout, problem.mesh) == REPLICATED).all():
+                return None
+            raise PinError(
+                f"`{pin.text}` cannot shard {value.name or 'the array'} {_shape(value.shape)}: an array this "
+                "small, and what is computed from such arrays alone, stays whole on every chip; drop the pin"
+            )
+        name = f"`{value.name}`" if value.name else "the array"
+        layouts = problem.layouts(pin.value)
+        return problem.value_variable[pin.value], self.matching(
+            pin.text, name, pin.value, layouts, pin.layout
+        )
+
+    def of_op(self, pin: OpPin) -> tuple[int, BoolArray]:
+        """The variable of an op and its allowed labels."""
+        problem = self.problem
+        op = problem.graph.ops[problem.folding.op_leader[pin.op]]
+        if op.index not in problem.op_variable:
+            raise PinError(f"`{pin.text}`: `{op.name}` decides nothing, all that it reads is small; drop it")
+        variable = problem.op_variable[op.index]
+        codes = problem.variables[variable].codes
+        mask: BoolArray = np.ones(len(codes), dtype=bool)
+        for position, (wanted, value) in enumerate(zip(pin.operands, op.operands, strict=False)):
+            if wanted is not None:
+                layouts = operand_layouts(op, codes, position)
+                what = f"operand {position} of `{op.name}`"
+                mask &= self.matching(pin.text, what, value, layouts, wanted)
+        if pin.result is not None:
+            layouts = result_layouts(op, codes, 0)
+            layouts = np.where(layouts == UNREDUCED, np.int8(REPLICATED), layouts)
+            what = f"the result of `{op.name}`"
+            mask &= self.matching(pin.text, what, op.results[0], layouts, pin.result)
+        if not mask.any():
+            raise PinError(
+                f"`{pin.text}`: no way to split `{op.name}` ({op.equation}) has all of these layouts at "
+                "once: an axis on one letter shards that letter in every tensor that has it; leave a tensor "
+                "free with `*`"
+            )
+        return variable, mask
+
+    def matching(self, text: str, what: str, value: int, layouts: Layouts, wanted: Wanted) -> BoolArray:
+        """[K] which of a tensor's layouts are the wanted one; an error where none is."""
+        mesh, shape = self.problem.mesh, self.problem.graph.values[value].shape
+        asked = _effective(wanted, mesh)
+        mask: BoolArray = (layouts == asked).all(axis=1)
+        if mask.any():
+            return mask
+        counts = shard_counts(asked[None], len(shape), mesh)[0]
+        uneven = [
+            f"dim {dim} of size {size} is not divisible by {count}"
+            for dim, (size, count) in enumerate(zip(shape, counts, strict=True))
+            if size % count
+        ]
+        reason = "; ".join(uneven) or "one of these dims must stay whole (a loop or the op itself cuts it)"
+        raise PinError(
+            f"`{text}` cannot hold on {mesh.slice.name}: {what} {_shape(shape)} has no layout "
+            f"`{_spec(asked, len(shape), mesh)}`: {reason}; possible are {_shown(layouts, len(shape), mesh)}"
+        )
+
+
+def _effective(layout: Wanted, mesh: TorusMesh) -> npt.NDArray[np.int8]:
+    """A layout [A] as candidates have it: an axis of one chip shards nothing."""
+    pairs = zip(layout, mesh.shape, strict=True)
+    return np.array([dim if size > 1 else REPLICATED for dim, size in pairs], dtype=np.int8)
+
+
+def _shown(layouts: Layouts, rank: int, mesh: TorusMesh) -> str:
+    """Some of the layouts as specs, those with most axes first."""
+    order = np.argsort(-(layouts >= 0).sum(axis=1), kind="stable")
+    specs = list(dict.fromkeys(_spec(layouts[label], rank, mesh) for label in order))
+    shown = ", ".join(f"`{spec}`" for spec in specs[:_MOST_SHOWN])
+    return shown + (f" and {len(specs) - _MOST_SHOWN} more" if len(specs) > _MOST_SHOWN else "")
+
+
+def _spec(layout: npt.NDArray[np.int8], rank: int, mesh: TorusMesh) -> str:
+    """A layout as the spec text of plan files, axes in mesh order."""
+    dims = ([mesh.names[axis] for axis in np.flatnonzero(layout == dim)] for dim in range(rank))
+    return ";".join(",".join(names) for names in dims)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, shape))}]"

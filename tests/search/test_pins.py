@@ -1,0 +1,160 @@
+"""Pinned problems: the pinned layouts hold, and the optimum is that of brute force over the labels left."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from autoshard.search.building import build_problem
+from autoshard.search.decisions import spell_out
+from autoshard.search.errors import SearchError
+from autoshard.search.graph import Graph
+from autoshard.search.pins import OpPin, Pin, PinError, ValuePin, pinned
+from autoshard.search.planner import search_plans
+from autoshard.search.problem import Problem
+from tests.search.graphs import cache_update, feed_forward, mesh_of, scanned_feed_forward, two_readers
+
+NONE = -1
+PLENTY = 1e12
+
+
+def problem_of(graph: Graph, slice_name: str = "v5e:1x2") -> Problem:
+    return build_problem(graph, mesh_of(slice_name))
+
+
+def argument(problem: Problem, name: str) -> int:
+    (found,) = (value for value in problem.graph.arguments if problem.graph.values[value].name == name)
+    return found
+
+
+def layout_of(problem: Problem, labels: Sequence[int], value: int) -> tuple[int, ...]:
+    layouts = problem.layouts(value)
+    return tuple(int(entry) for entry in layouts[labels[problem.value_variable[value]]])
+
+
+def brute_force(problem: Problem, **layouts: tuple[int, ...]) -> float:
+    """The least value among the plans of a problem in which some arguments have given layouts."""
+    wanted = {argument(problem, name): layout for name, layout in layouts.items()}
+    plans = itertools.product(*(range(size) for size in problem.network.sizes))
+    return min(
+        problem.network.value(labels)
+        for labels in plans
+        if all(layout_of(problem, labels, value) == layout for value, layout in wanted.items())
+    )
+
+
+@pytest.mark.parametrize("layout", [(0,), (1,), (NONE,)])
+@pytest.mark.parametrize("name", ["wi", "wo", "x"])
+def test_the_optimum_is_that_of_brute_force(name: str, layout: tuple[int, ...]) -> None:
+    problem = problem_of(feed_forward(512, 128, 512))
+    pin = ValuePin(argument(problem, name), layout, "pin")
+    best = search_plans(pinned(problem, [pin]), PLENTY, gap=0.0).candidates[0]
+    assert layout_of(problem, best.labels, pin.value) == layout
+    assert problem.network.value(best.labels) == pytest.approx(brute_force(problem, **{name: layout}))
+
+
+def test_a_pin_on_an_einsum_is_how_it_reads_and_leaves_its_tensors() -> None:
+    # BE_x,E_xF_y->BF_y: x is on the summed e, so the result is an open sum over x and says nothing of it.
+    problem = problem_of(feed_forward(512, 128, 512), "v5e:2x2")
+    pin = OpPin(0, ((NONE, NONE), None), (NONE, 1), "pin")
+    free, held = (pinned(problem, [each]) for each in (pin, OpPin(0, ((1, NONE), (0, 1)), (NONE, 1), "pin")))
+    (decision, *_) = spell_out(problem, search_plans(held, PLENTY).candidates[0].labels).ops
+    assert decision.operands[0][-1] == ((), (0,))
+    assert decision.operands[1][-1] == ((0,), (1,))
+    assert decision.made == ((), (1,))
+    assert decision.open_axes == (0,)
+    (decision, *_) = spell_out(problem, search_plans(free, PLENTY).candidates[0].labels).ops
+    assert decision.operands[0][-1] == ((), ())
+    assert decision.made == ((), (1,))
+
+
+def test_the_bound_and_all_runners_up_are_those_of_the_pinned_problem() -> None:
+    problem = problem_of(feed_forward(512, 4096, 16384), "v5e:2x2")
+    best = search_plans(problem, PLENTY)
+    whole = (NONE, NONE)
+    pin = OpPin(0, (whole, whole), None, "pin")  # four times the work of the first of two einsums
+    outcome = search_plans(pinned(problem, [pin]), PLENTY, top_k=3)
+    assert outcome.bound_seconds > 1.5 * best.candidates[0].seconds
+    assert len(outcome.candidates) > 1
+    for candidate in outcome.candidates:
+        (decision, *_) = spell_out(problem, candidate.labels).ops
+        assert [chain[-1] for chain in decision.operands] == [((), ()), ((), ())]
+
+
+def test_runners_up_keep_to_a_pin_that_tells_equal_axes_apart() -> None:
+    problem = problem_of(feed_forward(512, 4096, 16384), "v5e:2x2")
+    pin = ValuePin(argument(problem, "wi"), (0, 1), "pin")
+    outcome = search_plans(pinned(problem, [pin]), PLENTY, top_k=3)
+    assert len(outcome.candidates) > 1
+    assert {layout_of(problem, each.labels, pin.value) for each in outcome.candidates} == {pin.layout}
+
+
+def test_tied_values_are_pinned_together() -> None:
+    # The argument wi is the stack [l, e, f] of what a trip of the loop reads: f is its dim 2.
+    problem = problem_of(scanned_feed_forward(3, 4, 8, 16))
+    pin = ValuePin(argument(problem, "wi"), (2,), "pin")
+    best = search_plans(pinned(problem, [pin]), PLENTY).candidates[0]
+    (inner,) = (tie.inner for tie in problem.graph.ties if tie.outer == pin.value)
+    assert layout_of(problem, best.labels, pin.value) == (2,)
+    assert layout_of(problem, best.labels, inner) == (1,)
+
+
+def test_no_pins_leave_the_problem_as_it_is() -> None:
+    problem = problem_of(feed_forward())
+    assert pinned(problem, []) is problem
+
+
+def test_an_axis_of_one_chip_shards_nothing() -> None:
+    problem = problem_of(feed_forward(), "v5e:1x1")
+    pin = ValuePin(argument(problem, "wi"), (1,), "pin")
+    assert pinned(problem, [pin]).network.value([0] * len(problem.variables)) < math.inf
+
+
+def test_what_is_whole_anyway_may_be_pinned_whole() -> None:
+    problem = problem_of(feed_forward())
+    unnamed = next(v.index for v in problem.graph.values if v.index not in problem.value_variable)
+    assert pinned(problem, [ValuePin(unnamed, (NONE,), "pin")]).network.value is not None
+    with pytest.raises(PinError, match="stays whole on every chip"):
+        pinned(problem, [ValuePin(unnamed, (0,), "pin")])
+
+
+def refused(problem: Problem, *pins: Pin) -> str:
+    with pytest.raises(PinError) as caught:
+        pinned(problem, pins)
+    assert isinstance(caught.value, SearchError)
+    return str(caught.value)
+
+
+def test_a_layout_that_does_not_divide_says_so_and_what_does() -> None:
+    problem = problem_of(feed_forward(4, 8, 15))
+    assert refused(problem, ValuePin(argument(problem, "wi"), (1,), "wi=;y")) == (
+        "`wi=;y` cannot hold on v5e:1x2: `wi` [8,15] has no layout `;y`: dim 1 of size 15 is not divisible "
+        "by 2; possible are `y;`, `;`"
+    )
+
+
+def test_a_dim_that_a_loop_cuts_is_refused() -> None:
+    problem = problem_of(scanned_feed_forward(4, 4, 8, 16))
+    message = refused(problem, ValuePin(argument(problem, "wi"), (0,), "wi=y;;"))
+    assert "one of these dims must stay whole" in message
+    assert "possible are `;y;`, `;;y`, `;;`" in message
+
+
+def test_a_dim_that_an_op_cannot_split_is_refused() -> None:
+    problem = problem_of(cache_update(donated=False))
+    message = refused(problem, OpPin(0, ((1,),), None, "cache"))
+    assert "operand 0 of `dynamic_update_slice0` [4,32,8] has no layout `;y;`" in message
+
+
+def test_pins_on_the_operands_that_no_split_joins_are_refused() -> None:
+    # b of the left operand over y leaves the right one whole.
+    problem = problem_of(feed_forward())
+    assert "no way to split `h` (be,ef->bf)" in refused(problem, OpPin(0, ((0,), (1,)), None, "h"))
+
+
+def test_two_pins_of_one_layout_are_named() -> None:
+    problem = problem_of(two_readers())
+    wi = argument(problem, "wi")
+    message = refused(problem, ValuePin(wi, (0,), "wi=y;"), ValuePin(wi, (1,), "w*=;y"))
+    assert message.startswith("`w*=;y` contradicts `wi=y;`")
