@@ -7,7 +7,8 @@ that a small operation counts as much as a large one:
 * collectives: ``seconds = a base + b hop + bytes c / link``, where a, b and c are those of
   `autoshard.cost.collectives`; terms that the groups which were measured cannot tell apart stay the table's;
 * activations, on CPU devices: ``seconds = start + elements / rate``; elsewhere memory may bound them;
-* weights streamed into a matmul of few rows: their bytes over seconds;
+* weights streamed into a matmul of few rows: their bytes over seconds, less the part of the compute that the
+  chip does not do meanwhile (``serial_fraction``);
 * a multiplication and an addition, on CPU devices: bytes over seconds, on the largest array those of main
   memory.  The cache holds the largest array that moves twice as fast, where there is one; elsewhere memory
   on chip is the compiler's to give, and not seen here.
@@ -19,7 +20,7 @@ Where the table has a specified rate, what was found is a share of it (``mxu_fra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +38,13 @@ from autoshard.cost.traffic import ON_CHIP_SHARE
 _PEAK = "peak_flops_per_second"
 _LINK, _BASE, _HOP = "link_bytes_per_second", "collective_base_seconds", "hop_seconds"
 
+_LEAST_READING = 0.5
+"""Share of the time of a matmul of few rows that reading its weights takes at least."""
 _CACHED = 2.0
 """An array is in a cache if it moves so many times faster than one in main memory."""
-_REWEIGHTINGS = 20
-_LEAST_FITTED = 0.01
-"""Share of a sample below which its fitted time does not count for its weight."""
+_REWEIGHTINGS = 50
+_LEAST_RATIO, _SAME = 1e-3, 1e-9
+"""Fitted over measured: the least that counts for a weight, and how close to 1 is the same."""
 
 Floats = npt.NDArray[np.float64]
 Timed = Sequence[tuple[Probe, float]]
@@ -71,10 +74,11 @@ def findings(slice_: Slice, probes: Sequence[Probe], samples: Sequence[Sample]) 
         samples: What each of them took; those without a time are left out.
     """
     timed = [(p, s.seconds) for p, s in zip(probes, samples, strict=True) if s.seconds is not None]
-    chip = slice_.chip
+    chip, matmuls = slice_.chip, _of("matmul", timed)
+    rates = _matmul_rates(matmuls)
     return [
-        *_matmuls(chip, _of("matmul", timed)),
-        *_memory(chip, _of("stream", timed), _of("weights", timed)),
+        *_matmuls(chip, matmuls, rates),
+        *_memory(chip, _of("stream", timed), _of("weights", timed), rates),
         *_vector(chip, _of("activation", timed)),
         *(Finding("kernel_seconds", seconds, _size("chain of", p)) for p, seconds in _of("kernel", timed)),
         *_interconnect(slice_, _of("collective", timed)),
@@ -101,10 +105,10 @@ def model_seconds(slice_: Slice, probe: Probe) -> float | None:
 
 
 def relative_fit(columns: Floats, seconds: Floats) -> Floats:
-    """Coefficients ``c >= 0`` that minimise ``sum((fitted - seconds)**2 / (fitted seconds))``.
+    """Coefficients ``c >= 0`` that minimise ``sum(log(columns @ c / seconds) ** 2)``.
 
-    That is close to the squared logarithm of fitted over measured, so that half and double count alike. It is
-    found by least squares with weights from the fit before.
+    Half and double count alike. It is found by weighted least squares: where f is fitted and m measured, the
+    weight ``log(f/m) / ((f - m) f)`` of the fit before gives the sum of ``(f - m)**2`` the same slope.
 
     Args:
         columns: ``[N, K]``.
@@ -114,10 +118,14 @@ def relative_fit(columns: Floats, seconds: Floats) -> Floats:
         ``[K]``.
     """
     scale = np.max(columns, axis=0, initial=1e-300)  # columns of like size: flops beside ones
-    scaled, weights = columns / scale, 1 / seconds
+    scaled, weights = columns / scale, 1 / seconds**2
     for _ in range(_REWEIGHTINGS):
-        solution, _residual = nnls(scaled * weights[:, None], seconds * weights)
-        weights = 1 / np.sqrt(seconds * np.maximum(scaled @ solution, _LEAST_FITTED * seconds))
+        roots = np.sqrt(weights)
+        solution, _residual = nnls(scaled * roots[:, None], seconds * roots)
+        ratio = np.maximum(scaled @ solution / seconds, _LEAST_RATIO)
+        apart = np.abs(ratio - 1) > _SAME
+        slope = np.where(apart, np.log(ratio) / np.where(apart, ratio - 1, 1.0), 1.0)
+        weights = slope / ratio / seconds**2
     return np.asarray(solution / scale, dtype=np.float64)
 
 
@@ -125,11 +133,16 @@ def _of(operation: str, timed: Timed) -> list[tuple[Probe, float]]:
     return [(probe, seconds) for probe, seconds in timed if probe.operation == operation]
 
 
-def _matmuls(chip: Chip, timed: Timed) -> Iterator[Finding]:
+def _matmul_rates(timed: Timed) -> dict[str, float]:
+    """flop/s by dtype."""
     rates = {}
     for dtype in dict.fromkeys(probe.dtype for probe, _ in timed):
         own = [(probe.flops, seconds) for probe, seconds in timed if probe.dtype == dtype]
         rates[dtype] = _rate(*np.array(own).T)
+    return rates
+
+
+def _matmuls(chip: Chip, timed: Timed, rates: Mapping[str, float]) -> Iterator[Finding]:
     how = "matmuls of " + ", ".join(str(size) for size in sorted({probe.size for probe, _ in timed}))
     for dtype, rate in rates.items():
         if _assumed(chip, f"{_PEAK}.{dtype}"):
@@ -148,7 +161,9 @@ def _rate(work: Floats, seconds: Floats) -> float:
     return float(1 / per_item) if per_item > 0 else float(np.max(work / seconds))
 
 
-def _memory(chip: Chip, stream: Timed, weights: Timed) -> Iterator[Finding]:
+def _memory(
+    chip: Chip, stream: Timed, weights: Timed, matmul_rates: Mapping[str, float]
+) -> Iterator[Finding]:
     rates = {probe.nbytes: probe.touched_bytes / seconds for probe, seconds in stream}
     bandwidth = chip.hbm_bytes_per_second
     if rates and _assumed(chip, "hbm_bytes_per_second"):
@@ -156,7 +171,9 @@ def _memory(chip: Chip, stream: Timed, weights: Timed) -> Iterator[Finding]:
         yield Finding("hbm_bytes_per_second", bandwidth, f"multiplication and addition on {max(rates)} bytes")
     streamed = bandwidth * chip.hbm_streaming_fraction
     for probe, seconds in weights:
-        streamed = min(bandwidth, probe.touched_bytes / seconds)
+        compute_seconds = probe.flops / matmul_rates.get(probe.dtype, chip.peak(probe.dtype))
+        reading_seconds = max(seconds - chip.serial_fraction * compute_seconds, _LEAST_READING * seconds)
+        streamed = min(bandwidth, probe.touched_bytes / reading_seconds)
         yield Finding("hbm_streaming_fraction", streamed / bandwidth, _size("weights of", probe))
     if rates and chip.kind == "cpu":
         fast = max(rates.values())

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 import autoshard
 from autoshard.calibrated import numbers_label
 from autoshard.cost.torus import TorusMesh
@@ -190,15 +192,18 @@ def _judged(session: Session, solved: Solved) -> list[Judged]:
     target = session.target
     return [
         Judged(
-            make_plan(
-                session.traced,
-                solved.problem,
-                candidate,
-                solved.outcome,
-                function_name=target.name,
-                target=target.text or None,
-                inputs=target.inputs_text,
-                objective=session.options.objective,
+            msgspec.structs.replace(
+                make_plan(
+                    session.traced,
+                    solved.problem,
+                    candidate,
+                    solved.outcome,
+                    function_name=target.name,
+                    target=target.text or None,
+                    inputs=target.inputs_text,
+                    objective=session.options.objective,
+                ),
+                pins=session.options.pins,
             )
         )
         for candidate in solved.outcome.candidates

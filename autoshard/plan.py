@@ -49,6 +49,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         mesh_axes: the mesh axes, outermost first (`mesh` in the file).
         objective: what was minimised.
         compiler_options: options of the TPU compiler that belong to the plan (`autoshard.compiler_options`).
+        pins: layouts that the user fixed (`autoshard.pinning`).
         arguments: the arrays of the positional arguments by path, in flat argument order.
         results: the arrays of the result by path, in flat order.
         einsums: the einsums in program order, copies of one in an unrolled program as one record.
@@ -69,6 +70,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     mesh_axes: tuple[AxisRecord, ...]
     objective: str
     compiler_options: dict[str, str] = {}
+    pins: tuple[str, ...] = ()
     arguments: dict[str, ArgumentRecord]
     results: dict[str, ResultRecord]
     einsums: tuple[EinsumRecord, ...]

@@ -23,6 +23,8 @@ from autoshard.number_lists import parse_list, to_list
 
 _ARRAYS = ("arguments", "results")
 _OPERATIONS = ("einsums", "tensors")
+_OPTIONAL = ("compiler_options", "pins")
+"""Fields that are left out where they are empty."""
 _FEWEST = 3
 
 _Entry = dict[str, Any]
@@ -40,7 +42,7 @@ def fold_plan(plain: Mapping[str, Any]) -> dict[str, Any]:
     folded = {**plain, **arrays, **operations}
     if "predicted" in folded:
         folded["predicted"] = _without_default(folded["predicted"])
-    return {field: value for field, value in folded.items() if (field, value) != ("compiler_options", {})}
+    return {field: value for field, value in folded.items() if value or field not in _OPTIONAL}
 
 
 def unfold_plan(plain: Mapping[str, Any], *, version: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from autoshard.plan_records import EinsumRecord, TensorRecord
 from autoshard.refinement import shortfall_bytes
 from autoshard.refining import compile_candidates
 from autoshard.search.coverage import measure_coverage
-from autoshard.search.decisions import COPY
+from autoshard.search.movements import COPY
 from autoshard.topology import compiler_skip_reason
 from autoshard.trace import Traced
 from bench.zoo_results import (

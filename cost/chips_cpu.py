@@ -1,7 +1,6 @@
 """CPU devices of one host: placeholders that a measurement replaces."""
 
 from autoshard.cost.chip_row import (
-    ALL_BESIDE,
     GIB,
     HIDES_NOTHING,
     MIB,
@@ -35,7 +34,7 @@ _CPU = peaks(
     "exposed_ici_fraction": HIDES_NOTHING,
     "kernel_seconds": NO_KERNEL_TIME,
     "vector_elements_per_second": NO_VECTOR_LIMIT,
-    "serial_fraction": ALL_BESIDE,
+    "serial_fraction": assumed(1.0, "1", "a core that moves data does not multiply meanwhile"),
     "on_chip_bandwidth_ratio": assumed(22.0, "1", "a cache over main memory; not measured"),
     "chips_per_host": assumed(8, "device", "all of a usual slice"),
     "joint_dim_fraction": assumed(1.0, "1", "one dim only"),

@@ -129,6 +129,17 @@ def save_profile(profile: Profile, path: str | os.PathLike[str]) -> None:
         raise ProfileError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
 
 
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Raise `ProfileError` where no profile can be written to `path`: ask before measuring, not after it."""
+    target = Path(path).absolute()
+    existing = next(parent for parent in target.parents if parent.exists())
+    if target.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ProfileError(
+            f"{os.fspath(path)}: cannot be written: expected the name of a file in a directory that you may "
+            "write to"
+        )
+
+
 def calibrated_chip(profile: Profile, name: str) -> Chip:
     """The table's chip with the numbers of a profile, whose source then is the profile called `name`."""
     calibrated = chip(profile.chip)

@@ -8,6 +8,8 @@ Per mesh axis, the pair of entries says what happens (source -> target):
 * dim i -> dim j: all-to-all; dim -> replicated: all-gather;
 * anything else -> unreduced: impossible, infinite.
 
+A reduce-scatter that the compiler makes an all-reduce (`autoshard.cost.compiler_habits`) is priced as one.
+
 Axes with the same transition act together as one collective and use the links of all their torus dims. The
 stages run in the order slice, reduce-scatter, all-reduce, all-to-all, all-gather, so that each works on few
 bytes. All stages are linear in the tensor's bytes, so a pair of layouts has one linear law (`reshard_law`),
@@ -25,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoshard.cost.collectives import Collective, Floats, Kind, collective_law, collective_seconds
+from autoshard.cost.compiler_habits import all_reduced_scatters
 from autoshard.cost.errors import LayoutError
 from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
 from autoshard.cost.torus import TorusMesh
@@ -68,7 +71,9 @@ class ReshardLaw:
         return self.latency_seconds + nbytes * self.seconds_per_byte
 
 
-def reshard_seconds(source: Layouts, target: Layouts, nbytes: float, mesh: TorusMesh) -> Floats:
+def reshard_seconds(
+    source: Layouts, target: Layouts, nbytes: float, mesh: TorusMesh, shape: tuple[int, ...] = ()
+) -> Floats:
     """Time of every reshard from one of K layouts to one of J.
 
     Args:
@@ -76,32 +81,40 @@ def reshard_seconds(source: Layouts, target: Layouts, nbytes: float, mesh: Torus
         target: ``[J, A]``.
         nbytes: Bytes of the whole tensor, not of a shard.
         mesh: The mesh of A axes.
+        shape: Sizes of the tensor's dims; left out, nothing is known of how it falls into tiles.
 
     Returns:
         ``[K, J]`` seconds, infinite where an axis that is not unreduced would have to become so.
     """
-    return reshard_law(source, target, mesh).seconds(nbytes)
+    seconds = reshard_law(source, target, mesh).seconds(nbytes)
+    reduced = all_reduced_scatters(source, target, shape, _itemsize(nbytes, shape), mesh)
+    if not reduced.any():
+        return seconds
+    return np.where(reduced, reshard_law(source, target, mesh, Kind.ALL_REDUCE).seconds(nbytes), seconds)
 
 
-def reshard_law(source: Layouts, target: Layouts, mesh: TorusMesh) -> ReshardLaw:
+def reshard_law(
+    source: Layouts, target: Layouts, mesh: TorusMesh, scatter: Kind = Kind.REDUCE_SCATTER
+) -> ReshardLaw:
     """The linear laws of `reshard_seconds`, for use with tensors of many sizes.
 
     Args:
         source: ``[K, A]``.
         target: ``[J, A]``.
         mesh: The mesh of A axes.
+        scatter: What a reduce-scatter is compiled as (`autoshard.cost.compiler_habits`).
     """
     changes = _changes(1 + max(int(source.max(initial=-1)), int(target.max(initial=-1))))
     before, after = source.astype(np.intp) - UNREDUCED, target.astype(np.intp) - UNREDUCED
     index = np.zeros((len(source), len(target)), dtype=np.intp)
     for axis in range(len(mesh.axes)):
         index += changes[before[:, axis]][:, after[:, axis]] << (3 * axis)
-    table = _table(mesh)
+    table = _table(mesh, scatter)
     return ReshardLaw(table.latency_seconds.take(index), table.seconds_per_byte.take(index))
 
 
 def reshard_collectives(
-    source: Layouts, target: Layouts, nbytes: float, mesh: TorusMesh
+    source: Layouts, target: Layouts, nbytes: float, mesh: TorusMesh, shape: tuple[int, ...] = ()
 ) -> tuple[Collective, ...]:
     """The collectives of one reshard, in order.
 
@@ -110,6 +123,7 @@ def reshard_collectives(
         target: ``[A]``.
         nbytes: Bytes of the whole tensor, not of a shard.
         mesh: The mesh of A axes.
+        shape: As in `reshard_seconds`.
 
     Returns:
         One collective per stage that moves bytes; their seconds add up to `reshard_seconds`.
@@ -126,6 +140,8 @@ def reshard_collectives(
         )
     sharded = [axis for axis, before in enumerate(source) if before >= 0 or changes[axis] is _Change.SLICE]
     local = nbytes / _size(sharded, mesh)
+    itemsize = _itemsize(nbytes, shape)
+    all_reduced = all_reduced_scatters(source[None], target[None], shape, itemsize, mesh)[0, 0]
     collectives = []
     for change, kind in _STAGES.items():
         axes = tuple(axis for axis, found in enumerate(changes) if found is change and mesh.shape[axis] > 1)
@@ -133,7 +149,9 @@ def reshard_collectives(
             continue
         local = local * _size(axes, mesh) if kind is Kind.ALL_GATHER else local
         names = tuple(mesh.names[axis] for axis in axes)
-        collectives.append(Collective(kind, names, local, collective_seconds(kind, local, axes, mesh)))
+        compiled = Kind.ALL_REDUCE if kind is Kind.REDUCE_SCATTER and all_reduced else kind
+        seconds = collective_seconds(compiled, local, axes, mesh)
+        collectives.append(Collective(compiled, names, local, seconds))
         local = local / _size(axes, mesh) if kind is Kind.REDUCE_SCATTER else local
     return tuple(collectives)
 
@@ -158,7 +176,7 @@ def _changes(rank: int) -> npt.NDArray[np.intp]:
 
 
 @lru_cache(maxsize=256)
-def _table(mesh: TorusMesh) -> ReshardLaw:
+def _table(mesh: TorusMesh, scatter: Kind) -> ReshardLaw:
     """The laws of a mesh by the changes of its axes, ``[8**A]``, axis a being octal digit a."""
     n_axes = len(mesh.axes)
     digits = np.arange(8**n_axes)[:, None] >> 3 * np.arange(n_axes) & 7
@@ -171,13 +189,18 @@ def _table(mesh: TorusMesh) -> ReshardLaw:
     latency = np.where(changed[_Change.IMPOSSIBLE] > 0, np.inf, 0.0)
     per_byte = np.zeros_like(latency)
     for change, kind in _STAGES.items():
-        laws = [collective_law(kind, axes, mesh) for axes in subsets]
+        compiled = scatter if kind is Kind.REDUCE_SCATTER else kind
+        laws = [collective_law(compiled, axes, mesh) for axes in subsets]
         axes = changed[change]
         share = share * n_chips[axes] if kind is Kind.ALL_GATHER else share
         latency += np.array([law.latency_seconds for law in laws])[axes]
         per_byte += share * np.array([law.seconds_per_byte for law in laws])[axes]
         share = share / n_chips[axes] if kind is Kind.REDUCE_SCATTER else share
     return ReshardLaw(latency, per_byte)
+
+
+def _itemsize(nbytes: float, shape: tuple[int, ...]) -> int:
+    return round(nbytes / math.prod(shape)) if math.prod(shape) else 0
 
 
 def _bits(mask: int) -> tuple[int, ...]:

@@ -189,10 +189,17 @@ class _Search:
         return maximise(relaxation, reduced, start, cutoff=self._cutoff, steps=steps, deadline=self._deadline)
 
     def _promising(self, reduced: Reduced, dual: Dual) -> list[BoolArray]:
-        """Masks of the labels of `reduced` whose priced bound does not exceed the incumbent."""
+        """Masks of the labels of `reduced` that may lead to an assignment worth finding.
+
+        Their priced bound does not exceed the incumbent, or with a gap what is good enough: such labels are
+        then closed at that value.
+        """
         rows = [row.cut(reduced.kept) for row in self._rows]
         charged = priced(reduced.network, rows, list(dual.prices))
         most = self._value + _TOLERANCE * abs(self._value) if self._labels is not None else np.inf
+        if self._gap > 0 and self._labels is not None:
+            most = self._cutoff()
+            self._closed = min(self._closed, most)
         return shrink(charged, most + float(dual.prices @ self._limits)).masks(charged.sizes)
 
     def _split(self, dual: Dual, allowed: list[BoolArray]) -> None:

@@ -239,11 +239,10 @@ class _Builder:
         for variable in self.variables:
             network.add_variable(self.unary(variable), self.label(variable))
         matrix = _cached_matrices(self.mesh)
-        exposed = self.mesh.slice.chip.exposed_ici_fraction
         edges = tuple(replace(edge, trips=trips) for edge, trips in zip(self.edges, self.trips, strict=True))
         for edge in edges:
-            seconds = matrix(edge.source_layouts, edge.target_layouts, self.graph.values[edge.value].nbytes)
-            cost = seconds * (edge.trips * exposed) if exposed else np.where(np.isinf(seconds), np.inf, 0.0)
+            value = self.graph.values[edge.value]
+            cost = matrix(edge.source_layouts, edge.target_layouts, value.nbytes, value.shape) * edge.trips
             if edge.source == edge.target:
                 network.add_unary(edge.source, np.diagonal(cost).copy())
             else:
@@ -281,14 +280,17 @@ class _Builder:
         return self.graph.values[variable.subject].name or f"value {variable.subject}"
 
 
-def _cached_matrices(mesh: TorusMesh) -> Callable[[Layouts, Layouts, float], Floats]:
-    """Times of reshards, collectives and copies, each distinct matrix computed once."""
-    known: dict[tuple[bytes, bytes, float], Floats] = {}
+def _cached_matrices(mesh: TorusMesh) -> Callable[[Layouts, Layouts, float, tuple[int, ...]], Floats]:
+    """Times of reshards, exposed collectives and copies, each distinct matrix computed once."""
+    known: dict[tuple[bytes, bytes, float, tuple[int, ...]], Floats] = {}
+    exposed = mesh.slice.chip.exposed_ici_fraction
 
-    def matrix(source: Layouts, target: Layouts, nbytes: float) -> Floats:
-        key = (source.tobytes(), target.tobytes(), nbytes)
+    def matrix(source: Layouts, target: Layouts, nbytes: float, shape: tuple[int, ...]) -> Floats:
+        key = (source.tobytes(), target.tobytes(), nbytes, shape)
         if key not in known:
-            known[key] = reshard_seconds(source, target, nbytes, mesh) + copies(source, target, nbytes, mesh)
+            seconds = reshard_seconds(source, target, nbytes, mesh, shape)
+            moved = seconds * exposed if exposed else np.where(np.isinf(seconds), np.inf, 0.0)
+            known[key] = moved + copies(source, target, nbytes, mesh)
         return known[key]
 
     return matrix

@@ -173,8 +173,19 @@ class _Speller:
         have, want = self.layouts_on(edge)
         if has_unreduced(want):
             return ()
-        spec = self.orders.spec_of_operand(op, position)
-        return stages(self.held_spec(value), spec, unreduced_axes(have)) or (spec,)
+        spec, held = self.orders.spec_of_operand(op, position), self.held_spec(value)
+        chain = stages(held, spec, unreduced_axes(have)) or (spec,)
+        return (held, *chain) if self.is_stored_and_sliced(value, held, chain[0]) else chain
+
+    def is_stored_and_sliced(self, value: int, held: Spec, first: Spec) -> bool:
+        """Whether a stored value is to be sliced where it is read.
+
+        Not told how it is held there, the partitioner slices the whole stack of layers ahead of the loop: a
+        second copy of it, made in every step.
+        """
+        used = {axis for dim in held for axis in dim}
+        sliced = any(axis not in used for dim in first for axis in dim)
+        return sliced and self.problem.graph.values[value].stored_bytes > 0
 
     def held_spec(self, value: int) -> Spec:
         """The spec in which a value is found by its readers."""
@@ -192,7 +203,8 @@ class _Speller:
     def result(self, op: Op) -> tuple[Spec, ...]:
         """The chain of the first result.
 
-        An open sum is closed, and an einsum's result goes on to where its readers share it.
+        An open sum is closed, and what an einsum or an elementwise op makes goes on to where its readers
+        share it.
         """
         value, made, open_axes = op.results[0], self.orders.spec_of_result(op, 0), self.open_axes(op)
         if value in self.problem.value_variable:
@@ -209,7 +221,7 @@ class _Speller:
             return ()
         chain = stages(made, self.orders.spec_of_value(value), open_axes)
         chain = chain if open_axes else (made, *chain)
-        return chain if op.kind is OpKind.EINSUM else chain[:1]
+        return chain if op.kind in (OpKind.EINSUM, OpKind.ELEMENTWISE) else chain[:1]
 
     def closed_result(self, edge: Edge, made: Spec, open_axes: Axes) -> tuple[Spec, ...]:
         """An open sum with one reader is closed on the way there, or handed on as it is."""

@@ -60,7 +60,7 @@ def movements_on(problem: Problem, edge: Edge, have: Layout, want: Layout, share
         Movement(
             str(c.kind), tuple(c.axes), c.bytes_per_chip * share, share * collective_cost(c, mesh), label
         )
-        for c in reshard_collectives(have, want, value.nbytes, mesh)
+        for c in reshard_collectives(have, want, value.nbytes, mesh, value.shape)
     ]
     copied = float(copies(have[None], want[None], value.nbytes, mesh)[0, 0])
     if copied:

@@ -187,8 +187,8 @@ def signature(problem: Problem, labels: Sequence[int], notable_seconds: float) -
         have, want = edge.source_layouts[labels[edge.source]], edge.target_layouts[labels[edge.target]]
         if not (have != want).any():
             continue
-        nbytes = problem.graph.values[edge.value].nbytes
-        for collective in reshard_collectives(have, want, nbytes, problem.mesh):
+        value = problem.graph.values[edge.value]
+        for collective in reshard_collectives(have, want, value.nbytes, problem.mesh, value.shape):
             if collective.seconds * edge.trips >= notable_seconds:
                 size = int(
                     np.prod([problem.mesh.shape[problem.mesh.names.index(a)] for a in collective.axes])

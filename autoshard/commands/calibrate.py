@@ -7,8 +7,7 @@ import os
 
 from autoshard.commands.command import OK, Command, add_format
 from autoshard.commands.tune import positive
-from autoshard.cost.profiles import save_profile
-from autoshard.plan_file import check_writable
+from autoshard.cost.profiles import require_writable, save_profile
 from autoshard.progress import Progress
 
 _LOCAL = "local"
@@ -37,16 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the profile, print what was found."""
     if arguments.output is not None:
-        check_writable(arguments.output)
+        require_writable(arguments.output)
     if arguments.slice != _LOCAL:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the child has the devices that are measured
     from autoshard import calibration_text
     from autoshard.calibration import calibrate
 
     progress = Progress(quiet=arguments.quiet)
-    progress.stage(f"calibrate {arguments.slice}")
+
+    def report(step: str) -> None:
+        progress.stage(f"calibrate {arguments.slice}: {step}")
+
     try:
-        found = calibrate(arguments.slice, rounds=arguments.rounds, on_step=progress.step)
+        found = calibrate(arguments.slice, rounds=arguments.rounds, on_step=report)
     finally:
         progress.close()
     if arguments.output is not None:

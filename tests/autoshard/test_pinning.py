@@ -120,6 +120,16 @@ def test_names_of_plans_with_holes_are_expanded() -> None:
     assert [plan.arguments[f"ws/{n}"].spec for n in (0, 1)] == ["x;y", "x;y"]
 
 
+def test_the_plan_records_its_pins(tmp_path: Path) -> None:
+    pinned, free = tuned("x=;", "einsum:layers/up=* | ;"), tuned()
+    assert pinned.pins == ("x=;", "einsum:layers/up=* | ;")
+    for name, plan in (("pinned", pinned), ("free", free)):
+        plan.save(tmp_path / name)
+        assert autoshard.load_plan(tmp_path / name) == plan
+    assert '"pins": ["x=;", "einsum:layers/up=* | ;"]' in (tmp_path / "pinned").read_text()
+    assert '"pins"' not in (tmp_path / "free").read_text()
+
+
 # ---- meshes
 
 

@@ -16,6 +16,7 @@ from autoshard.cost.profiles import (
     load_profile,
     parse_profile,
     read_profile,
+    require_writable,
     save_profile,
 )
 
@@ -105,7 +106,10 @@ def test_the_digest_is_of_the_numbers_alone() -> None:
         (written(chip="v5x"), "unknown chip 'v5x'"),
         (written(quantities={"hop_seconds": 1e-6}), "Expected `object`, got `float`"),
         (written(quantities={"hop_seconds": {"value": "1", "unit": "s", "how": ""}}), "Expected `float`"),
-        (with_quantity("hbm_speed", 1e12, "byte/s"), "chip v5e has no number 'hbm_speed'; it has chips_per_host"),
+        (
+            with_quantity("hbm_speed", 1e12, "byte/s"),
+            "chip v5e has no number 'hbm_speed'; it has chips_",
+        ),
         (with_quantity("peak_flops_per_second.int2", 1e12, "flop/s"), "has no number"),
         (with_quantity("hbm_bytes_per_second", 800, "GB/s"), "is in 'GB/s', expected 'byte/s'"),
         (with_quantity("hbm_bytes_per_second", 0, "byte/s"), "is 0, expected a number of 'byte/s' above 0"),
@@ -143,3 +147,13 @@ def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ProfileError, match=r"mine\.json: cannot be written"):
         save_profile(PROFILE, tmp_path / "file" / "mine.json")
+
+
+def test_whether_a_file_can_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    require_writable(tmp_path / "new" / "mine.json")
+    require_writable(tmp_path / "file")
+    for wrong in (tmp_path, tmp_path / "file" / "mine.json"):
+        with pytest.raises(ProfileError, match="expected the name of a file"):
+            require_writable(wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

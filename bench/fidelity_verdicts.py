@@ -1,0 +1,20 @@
+"""What a section of `python -m bench.fidelity` reports of each of its targets."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One target and whether it is met.
+
+    Attributes:
+        name: What was compared with what.
+        figure: What was found, as text.
+        target: What was wanted, as text.
+        met: Whether it was found.
+    """
+
+    name: str
+    figure: str
+    target: str
+    met: bool
