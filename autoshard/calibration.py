@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import autoshard
 from autoshard.calibration_bench import Answer, Request, Sample, measure
 from autoshard.calibration_fit import Finding, findings
-from autoshard.calibration_probes import Probe, Sizes, probes_for
+from autoshard.calibration_probes import ROUNDS, Probe, Sizes, probes_for
 from autoshard.calibration_worker import measure_cpu_devices
 from autoshard.cost.profiles import MeasuredQuantity, Profile, calibrated_chip, format_profile, parse_profile
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.errors import CalibrationError
 from autoshard.tune_options import LOCAL
-
-ROUNDS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def calibrate(
         answer = measure(request, on_step)
     else:
         answer = measure_cpu_devices(request, slice_.n_chips, on_step)
-    found = tuple(findings(slice_, probes, answer.samples))
+    found = tuple(findings(slice_, probes, answer.samples, answer.host_cores))
     return Calibration(slice_, probes, answer.samples, found, _profile(slice_, found, answer))
 
 

@@ -13,6 +13,7 @@ share the cores of one host thus each get the share that they have when all are 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from autoshard.calibration_probes import ITEM_BYTES, Probe
+from autoshard.calibration_probes import ITEM_BYTES, ROUNDS, Probe
 from autoshard.cost.collectives import Kind
 from autoshard.topology import in_coordinate_order, mesh_of
 
@@ -56,16 +57,25 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be measured: how often, and how long each loop shall take at least."""
 
     probes: tuple[Probe, ...]
-    rounds: int = 7
+    rounds: int = ROUNDS
     loop_seconds: float = 0.02
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured: one sample per probe, and on what."""
+    """What was measured: one sample per probe, and on what.
+
+    Attributes:
+        samples: In the order of the probes.
+        device_kind: What the devices call themselves.
+        device_count: How many they are.
+        host_cores: Cores of the host that this process may use.
+        versions: Versions of JAX, by package.
+    """
 
     samples: tuple[Sample, ...]
     device_kind: str
     device_count: int
+    host_cores: int
     versions: dict[str, str]
 
 
@@ -89,8 +99,15 @@ def measure(request: Request, report: Callable[[str], None]) -> Answer:
         samples=tuple(run.sample() for run in runs),
         device_kind=str(devices[0].device_kind),
         device_count=len(devices),
+        host_cores=_host_cores(),
         versions={name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
     )
+
+
+def _host_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def describe(probe: Probe) -> str:

@@ -10,8 +10,10 @@ that a small operation counts as much as a large one:
 * weights streamed into a matmul of few rows: their bytes over seconds, less the part of the compute that the
   chip does not do meanwhile (``serial_fraction``);
 * a multiplication and an addition, on CPU devices: bytes over seconds, on the largest array those of main
-  memory.  The cache holds the largest array that moves twice as fast, where there is one; elsewhere memory
-  on chip is the compiler's to give, and not seen here.
+  memory.  The cache holds the largest array that moves twice as fast, where there is one.  A loop does not
+  wait for the other devices, so only as many run at once as there are cores, and each sees their part of the
+  cache; in a program the devices that share a core take turns: ``cores / devices`` of it is theirs.
+  Elsewhere memory on chip is the compiler's to give, and not seen here.
 
 Where the table has a specified rate, what was found is a share of it (``mxu_fraction``,
 ``hbm_streaming_fraction``); where it only has an assumption, the rate itself is replaced and the share is 1.
@@ -65,20 +67,23 @@ class Finding:
     how: str
 
 
-def findings(slice_: Slice, probes: Sequence[Probe], samples: Sequence[Sample]) -> list[Finding]:
+def findings(
+    slice_: Slice, probes: Sequence[Probe], samples: Sequence[Sample], host_cores: int
+) -> list[Finding]:
     """The numbers that the samples give, in the order of the model's terms.
 
     Args:
         slice_: What was measured, with the table's chip.
         probes: What was run.
         samples: What each of them took; those without a time are left out.
+        host_cores: Cores that CPU devices share.
     """
     timed = [(p, s.seconds) for p, s in zip(probes, samples, strict=True) if s.seconds is not None]
     chip, matmuls = slice_.chip, _of("matmul", timed)
-    rates = _matmul_rates(matmuls)
+    rates, share = _matmul_rates(matmuls), min(1.0, host_cores / slice_.n_chips)
     return [
         *_matmuls(chip, matmuls, rates),
-        *_memory(chip, _of("stream", timed), _of("weights", timed), rates),
+        *_memory(chip, _of("stream", timed), _of("weights", timed), rates, share),
         *_vector(chip, _of("activation", timed)),
         *(Finding("kernel_seconds", seconds, _size("chain of", p)) for p, seconds in _of("kernel", timed)),
         *_interconnect(slice_, _of("collective", timed)),
@@ -162,8 +167,12 @@ def _rate(work: Floats, seconds: Floats) -> float:
 
 
 def _memory(
-    chip: Chip, stream: Timed, weights: Timed, matmul_rates: Mapping[str, float]
+    chip: Chip, stream: Timed, weights: Timed, matmul_rates: Mapping[str, float], share: float
 ) -> Iterator[Finding]:
+    """Bandwidth, the share of it that streamed weights reach, and the cache of CPU devices.
+
+    A device has this share of the cache that it sees when the others do not use it.
+    """
     rates = {probe.nbytes: probe.touched_bytes / seconds for probe, seconds in stream}
     bandwidth = chip.hbm_bytes_per_second
     if rates and _assumed(chip, "hbm_bytes_per_second"):
@@ -176,11 +185,15 @@ def _memory(
         streamed = min(bandwidth, probe.touched_bytes / reading_seconds)
         yield Finding("hbm_streaming_fraction", streamed / bandwidth, _size("weights of", probe))
     if rates and chip.kind == "cpu":
-        fast = max(rates.values())
-        cached = [nbytes for nbytes, rate in rates.items() if rate >= _CACHED * bandwidth]
-        how = f"multiplication and addition on {min(rates)} to {max(rates)} bytes"
-        yield Finding("on_chip_bandwidth_ratio", max(1.0, fast / streamed), how)
-        yield Finding("on_chip_bytes", max(cached, default=min(rates)) / ON_CHIP_SHARE, how)
+        yield from _cache(rates, streamed, share)
+
+
+def _cache(rates: Mapping[int, float], streamed: float, share: float) -> Iterator[Finding]:
+    slow, fast = rates[max(rates)], max(rates.values())
+    cached = max((nbytes for nbytes, rate in rates.items() if rate >= _CACHED * slow), default=min(rates))
+    how = f"multiplication and addition on {min(rates)} to {max(rates)} bytes"
+    yield Finding("on_chip_bandwidth_ratio", max(1.0, fast / streamed), how)
+    yield Finding("on_chip_bytes", cached * share / ON_CHIP_SHARE, how)
 
 
 def _vector(chip: Chip, timed: Timed) -> Iterator[Finding]:

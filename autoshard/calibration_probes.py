@@ -21,6 +21,8 @@ from autoshard.cost.torus import MeshAxis, TorusMesh, mesh_factorisations, nativ
 Operation = Literal["matmul", "weights", "stream", "activation", "kernel", "collective"]
 COLLECTIVES = (Kind.ALL_GATHER, Kind.ALL_REDUCE, Kind.ALL_TO_ALL, Kind.COLLECTIVE_PERMUTE)
 """Those that every backend has: a reduce-scatter may be compiled as an all-reduce."""
+ROUNDS = 7
+"""How often each operation is timed."""
 ITEM_BYTES = 4
 """Of the float32 that everything but matmuls works on."""
 

@@ -125,20 +125,41 @@ def compile_missing(study: Study, cache: Cache, libtpu: str, workers: int, limit
 
 
 def _missing(study: Study, cache: Cache, libtpu: str) -> Iterator[tuple[PlanLine, Program]]:
-    """Plans to compile, with their programs; a plan that is possible no more is forgotten."""
+    """Plans to compile, with their programs."""
     for plan in cache.of_case(study.case.name):
-        try:
-            priced = price_plan(study.problem, study.memory, cache.labels(plan))
-        except StalePlanError:
-            _note(f"{plan.case} {plan.id}: impossible by the model of today, forgotten")
-            del cache.plans[plan.case, plan.id]
+        program = _program(study, cache, plan)
+        renewed = None if program is None else _renewed(plan, program, study.case.slice_name)
+        if renewed != plan:
+            _replace(cache, plan, renewed)
+        if program is None or renewed is None:
             continue
-        program = export(study, priced.candidate)
-        renewed = msgspec.structs.replace(plan, id=program_id(program, study.case.slice_name))
-        if renewed.id != plan.id:
-            del cache.plans[plan.case, plan.id]
-        if renewed.id != plan.id or plan.libtpu != libtpu or plan.answer is None or _is_lost(plan.answer):
+        if renewed.libtpu != libtpu or renewed.answer is None or _is_lost(renewed.answer):
             yield renewed, program
+
+
+def _program(study: Study, cache: Cache, plan: PlanLine) -> Program | None:
+    """The program of a plan as it is made today; None where it is possible no more."""
+    try:
+        priced = price_plan(study.problem, study.memory, cache.labels(plan))
+    except StalePlanError:
+        _note(f"{plan.case} {plan.id}: impossible by the model of today, forgotten")
+        return None
+    return export(study, priced.candidate)
+
+
+def _renewed(plan: PlanLine, program: Program, slice_name: str) -> PlanLine:
+    """The plan with the id of its program of today; another program has not been compiled."""
+    today = program_id(program, slice_name)
+    return plan if today == plan.id else msgspec.structs.replace(plan, id=today, answer=None, libtpu="")
+
+
+def _replace(cache: Cache, plan: PlanLine, renewed: PlanLine | None) -> None:
+    """Put a plan in another's place, or nothing; of two with one program the first stays."""
+    plans = [renewed if known is plan else known for known in cache.plans.values()]
+    cache.plans.clear()
+    for known in plans:
+        if known is not None:
+            cache.plans.setdefault((known.case, known.id), known)
 
 
 def _is_lost(answer: Answer) -> bool:

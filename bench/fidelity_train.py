@@ -35,7 +35,7 @@ from bench.train_rows import Planned, Row, Setting, planned, prices, read_rows
 Say = Callable[[str], None]
 
 NOISE = 0.2
-"""By how much the sources' own times of one setting differ at most, see `noise_table`."""
+"""By how much the sources' own times of one setting differ between sessions, see `noise_table`."""
 _ANY = Parallelism("", "", "")
 
 

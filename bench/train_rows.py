@@ -95,35 +95,33 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A plan of a row's program at some depth, and how much of its price counts.
+class Program:
+    """A traced step under its plan.
 
     Attributes:
         plan: All that is priced as it stands.
         kernel: What a flash kernel does instead.
-        share: Factor of the price; it may be negative.
     """
 
     plan: FixedPlan
     kernel: FixedPlan
-    share: float
 
-    def price(self, chip: Chip | None) -> Seconds:
-        """What it adds to a step."""
+    def price(self, chip: Chip | None = None) -> Seconds:
+        """Predict it, on the table's chip or another."""
         compute = self.kernel.price(chip).compute
-        return (self.plan.price(chip) + Seconds(compute, compute, 0.0, 0.0)) * self.share
+        return self.plan.price(chip) + Seconds(compute, compute, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A row with its plans, kept for pricing."""
+    """A row with what it is priced by: settings, and the share of each in the price; it may be negative."""
 
     row: Row
-    parts: tuple[Part, ...]
+    shares: tuple[tuple[Setting, float], ...]
 
     def price(self, chip: Chip | None = None) -> Seconds:
         """Predict the step, on the table's chip or another."""
-        return sum((part.price(chip) for part in self.parts), NOTHING)
+        return sum((program(setting).price(chip) * share for setting, share in self.shares), NOTHING)
 
 
 @cache
@@ -158,8 +156,11 @@ def _row(row: dict[str, str]) -> Row:
 
 def planned(row: Row) -> Planned:
     """The row with the best plans that keep to its sharding."""
-    shares = depth_shares(row.config.layers, _depths(_any_depth(row.setting)))
-    return Planned(row, tuple(_part(row.setting, depth, share) for depth, share in shares.items()))
+    shares = depth_shares(row.config.layers, _depths(_at_depth(row.setting, 0)))
+    found = tuple((_at_depth(row.setting, depth), share) for depth, share in shares.items())
+    for setting, _ in found:
+        program(setting)
+    return Planned(row, found)
 
 
 def depth_shares(layers: int, depths: Sequence[int]) -> dict[int, float]:
@@ -177,30 +178,38 @@ def depth_shares(layers: int, depths: Sequence[int]) -> dict[int, float]:
 
 @cache
 def _depths(setting: Setting) -> tuple[int, ...]:
-    """The depths that were measured of a setting."""
+    """The depths that were measured of a setting, its own being 0."""
     used, _ = read_rows()
-    return tuple({row.config.layers for row in used if _any_depth(row.setting) == setting})
+    return tuple({row.config.layers for row in used if _at_depth(row.setting, 0) == setting})
 
 
-def _any_depth(setting: Setting) -> Setting:
-    return replace(setting, config=replace(setting.config, layers=0))
-
-
-def _part(setting: Setting, layers: int, share: float) -> Part:
-    plan = _solved(replace(setting, config=replace(setting.config, layers=layers)))
-    inside = tuple(run for run in plan.runs if setting.flash and KERNEL in run.op.scope)
-    outside = tuple(run for run in plan.runs if run not in inside)
-    einsums = tuple(run for run in inside if run.op.kind is OpKind.EINSUM)
-    kernel = replace(plan, runs=einsums, moves=(), permute_seconds=0.0)
-    return Part(replace(plan, runs=outside), kernel, share)
+def _at_depth(setting: Setting, layers: int) -> Setting:
+    return replace(setting, config=replace(setting.config, layers=layers))
 
 
 def prices(steps: Sequence[Planned]) -> Callable[[Chip], list[float]]:
-    """What predicts these steps on any chip."""
-    return lambda chip: [step.price(chip).whole for step in steps]
+    """What predicts these steps on any chip; a program that several need is priced once."""
+    settings = dict.fromkeys(setting for step in steps for setting, _ in step.shares)
+
+    def price(chip: Chip) -> list[float]:
+        seconds = {setting: program(setting).price(chip).whole for setting in settings}
+        return [sum(seconds[setting] * share for setting, share in step.shares) for step in steps]
+
+    return price
 
 
 @cache
+def program(setting: Setting) -> Program:
+    """The step of a setting under the best plan that keeps to its sharding."""
+    plan = _solved(setting)
+    inside = [setting.flash and KERNEL in run.op.scope for run in plan.runs]
+    outside = tuple(run for run, is_in in zip(plan.runs, inside, strict=True) if not is_in)
+    einsums = tuple(
+        run for run, is_in in zip(plan.runs, inside, strict=True) if is_in and run.op.kind is OpKind.EINSUM
+    )
+    return Program(replace(plan, runs=outside), replace(plan, runs=einsums, moves=(), permute_seconds=0.0))
+
+
 def _solved(setting: Setting) -> FixedPlan:
     function = functools.partial(train_models.train_step, config=setting.config)
     arguments = train_models.train_inputs(setting.config, setting.batch, setting.length)

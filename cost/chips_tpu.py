@@ -16,8 +16,9 @@ _LIBTPU_42 = "libtpu 0.0.42.1, ahead-of-time compile: "
 _F32 = "jax.lax.Precision.DEFAULT multiplies float32 in one bfloat16 pass on TPU"
 _RECIPES = "AI-Hypercomputer/tpu-recipes microbenchmarks: "
 _PSUM = "; a psum of 303 MB over two 16x16 reached 4.11e9: AI-Hypercomputer/tpu-recipes, trillium collectives"
+_SMALL_GATHER = _RECIPES + "v5p all-gathers of 4 KB to 622 MB on 4 chips, least squares"
 _PERMUTE = "marin-community/marin issue 6736, one-hop ppermute slope in one program: "
-_FIT = "22 published PaLM step times on v4 (arXiv:2211.05102), best of 6 latency pairs"
+_FIT = "72 published step times on v4 (arXiv:2211.05102, bench/data/published_times.csv), coarse grid"
 
 _CUBE_SMALL: Topologies = ((1, 1, 1), (2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 _CUBES: Topologies = ((4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16), (8, 16, 16), (16, 16, 16))
@@ -29,6 +30,8 @@ _SERIAL = _LIBTPU_42 + "cycles of fusions with one matmul against their MXU and 
 _SUM_7X = _RECIPES + "ironwood matmuls of 128 to 32768, one core: launch + MXU + HBM, within 9%"
 _SMALL_KERNEL = _LIBTPU_42 + "cycles of fusions of under 64 KiB in PaLM and Llama steps: "
 _PASS = _LIBTPU_42 + "cycles per 1024 elements of elementwise and reducing fusions in PaLM and Llama steps: "
+_BOOK_GATHER = "jax-ml/scaling-book sharding.md: a small all-gather over 4 chips takes 8 us; less 3 hops"
+_GATHER_7X = _RECIPES + "ironwood all-gathers of 2 to 537 MB on 4 chips, within 2%; the spec is 100e9"
 _PASS_7X = "107 elements a cycle for each core, as on v6e; not checked"
 _PASS_ALIKE = "51 elements a cycle for each core, as on {}; not checked"
 _JOINT = (
@@ -40,8 +43,8 @@ _JOINT = (
 )
 
 _TPU_LATENCY = {
-    "hop_seconds": fitted(0.25e-6, "s", _FIT),
-    "collective_base_seconds": fitted(0.5e-6, "s", _FIT),
+    "hop_seconds": fitted(1.5e-6, "s", _FIT),
+    "collective_base_seconds": fitted(1.0e-6, "s", _FIT),
     "dcn_base_seconds": assumed(1e-5, "s", "of the order of a host-to-host round trip"),
     "exposed_ici_fraction": HIDES_NOTHING,
     "on_chip_bandwidth_ratio": assumed(22.0, "1", _ON_CHIP),
@@ -149,6 +152,7 @@ _V5E = (
         "vector_elements_per_second": compiler(77e9, "element/s", _PASS + "20"),
         "serial_fraction": compiler(0.3, "1", _SERIAL),
         "clock_hz": compiler(1.5e9, "Hz", _LIBTPU + "cycles_per_microsecond"),
+        "collective_base_seconds": measured(3.5e-6, "s", _BOOK_GATHER),
         "link_bytes_per_second": spec(45e9, "byte/s", _BOOK),
         "dcn_bytes_per_second": spec(3.125e9, "byte/s", _DOCS + "v5e: 2 x 100 Gbit/s for 8 chips"),
     }
@@ -176,8 +180,9 @@ _V5P = (
         "vector_elements_per_second": assumed(2 * 51 * 1.75e9, "element/s", _PASS_ALIKE.format("v4 and v5e")),
         "serial_fraction": compiler(0.1, "1", _SERIAL),
         "clock_hz": compiler(1.75e9, "Hz", _LIBTPU + "cycles_per_microsecond"),
-        "link_bytes_per_second": spec(90e9, "byte/s", _BOOK + "; 86.3e9 measured"),
-        "collective_base_seconds": measured(4.3e-6, "s", _PERMUTE + "4.55 us, less one hop"),
+        "link_bytes_per_second": measured(86.7e9, "byte/s", _PERMUTE + "64 MiB; the spec is 90e9"),
+        "hop_seconds": measured(0.25e-6, "s", _SMALL_GATHER),
+        "collective_base_seconds": measured(4.2e-6, "s", _SMALL_GATHER),
         "dcn_bytes_per_second": spec(6.25e9, "byte/s", _BOOK),
     }
 )
@@ -202,8 +207,9 @@ _V6E = (
         "vector_elements_per_second": compiler(187e9, "element/s", _PASS + "9.6"),
         "serial_fraction": compiler(0.7, "1", _SERIAL),
         "clock_hz": compiler(1.75e9, "Hz", _LIBTPU + "cycles_per_microsecond"),
-        "link_bytes_per_second": spec(90e9, "byte/s", _BOOK + "; 86.8e9 measured"),
-        "collective_base_seconds": measured(2.04e-6, "s", _PERMUTE + "2.29 us, less one hop"),
+        "link_bytes_per_second": measured(87.7e9, "byte/s", _PERMUTE + "64 MiB; the spec is 90e9"),
+        "hop_seconds": assumed(0.25e-6, "s", "as v5p"),
+        "collective_base_seconds": measured(5.4e-6, "s", _PERMUTE + "5.68 us, less one hop"),
         "dcn_bytes_per_second": spec(12.5e9, "byte/s", _BOOK + _PSUM),
     }
 )
@@ -227,7 +233,9 @@ _TPU7X = (
         "vector_elements_per_second": assumed(2 * 107 * 1.9e9, "element/s", _PASS_7X),
         "serial_fraction": measured(1.0, "1", _SUM_7X),
         "clock_hz": compiler(1.9e9, "Hz", _LIBTPU + "cycles_per_microsecond"),
-        "link_bytes_per_second": spec(100e9, "byte/s", _DOCS + "tpu7x: 1200e9 over 6 links both ways"),
+        "link_bytes_per_second": measured(89.3e9, "byte/s", _GATHER_7X),
+        "hop_seconds": assumed(0.25e-6, "s", "as v5p"),
+        "collective_base_seconds": measured(13.2e-6, "s", _GATHER_7X),
         "dcn_bytes_per_second": spec(12.5e9, "byte/s", "jax-ml/scaling-book pull request 124"),
     }
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
+from autoshard.calibration_probes import ROUNDS
 from autoshard.commands.command import OK, Command, add_format
 from autoshard.commands.tune import positive
 from autoshard.cost.profiles import require_writable, save_profile
 from autoshard.progress import Progress
 
 _LOCAL = "local"
-_ROUNDS = 7
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds",
         type=positive,
-        default=_ROUNDS,
+        default=ROUNDS,
         metavar="N",
-        help=f"how often each operation is timed, the median counts (default: {_ROUNDS})",
+        help=f"how often each operation is timed, the median counts (default: {ROUNDS})",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_format(parser)

@@ -117,12 +117,12 @@ def timed_by(slice_: Slice, probe: Probe) -> float:
     return 1.0 if seconds is None else seconds
 
 
-def found_on(slice_: Slice) -> dict[str, float]:
+def found_on(slice_: Slice, host_cores: int = 8) -> dict[str, float]:
     """The findings of a calibration of that chip that starts from the table's."""
     table = dataclasses.replace(slice_, chip=chip(slice_.chip.name))
     probes = probes_for(table)
     samples = [Sample(seconds=timed_by(slice_, probe)) for probe in probes]
-    return {finding.name: finding.value for finding in findings(table, probes, samples)}
+    return {finding.name: finding.value for finding in findings(table, probes, samples, host_cores)}
 
 
 def test_the_numbers_of_cpu_devices_are_found() -> None:
@@ -149,6 +149,8 @@ def test_the_numbers_of_cpu_devices_are_found() -> None:
     assert rate == pytest.approx(2e9)
     assert rate * found["on_chip_bandwidth_ratio"] == pytest.approx(2e10)
     assert found["on_chip_bytes"] == 4 * 2.0**20
+    assert found_on(Slice(known, (8,)), host_cores=2)["on_chip_bytes"] == 2.0**20
+    assert found_on(Slice(known, (8,)), host_cores=64)["on_chip_bytes"] == 4 * 2.0**20
     for name in ("vector_elements_per_second", "kernel_seconds", "link_bytes_per_second"):
         assert found[name] == pytest.approx(values[name])
     latency = found["collective_base_seconds"] + found["hop_seconds"]
@@ -179,12 +181,12 @@ def test_operations_that_did_not_run_are_left_out() -> None:
     slice_ = parse_slice("cpu:8")
     probes = probes_for(slice_, TINY)
     lost = [Sample(seconds=None, problem="no such dtype")] * len(probes)
-    assert findings(slice_, probes, lost) == []
+    assert findings(slice_, probes, lost, 2) == []
     only = [
         Sample(seconds=1e-6) if probe.operation == "kernel" else sample
         for probe, sample in zip(probes, lost, strict=True)
     ]
-    assert [finding.name for finding in findings(slice_, probes, only)] == ["kernel_seconds"]
+    assert [finding.name for finding in findings(slice_, probes, only, 2)] == ["kernel_seconds"]
 
 
 # ---- on devices

@@ -23,7 +23,8 @@ CASE = Case(
 class Compiler:
     """Stands for `compile_all`: answers in order, until it is interrupted."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.compiled: list[Program] = []
         self.stop_after = 99
         self.status = "ok"
@@ -47,7 +48,8 @@ class Compiler:
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
     """Two plans a case, a cache in a folder of its own, and no real compiler."""
-    fake, path = Compiler(), tmp_path / "plans.jsonl.xz"
+    path = tmp_path / "plans.jsonl.xz"
+    fake = Compiler(path)
     monkeypatch.setattr(fidelity_rebuild, "compile_all", fake)
     monkeypatch.setattr(fidelity_rebuild, "load", lambda: fidelity_cache.load(path))
     monkeypatch.setattr(fidelity_rebuild, "save", lambda cache: fidelity_cache.save(cache, path))
@@ -62,47 +64,68 @@ def _two_plans(study: Study) -> list[Proposal]:
     return [Proposal("search", found[0]), Proposal("hand", found[1], "a rule"), Proposal("random", found[1])]
 
 
-def _rebuild(*, fresh: bool = False) -> Cache:
+def _rebuild(compiler: Compiler, *, fresh: bool = False) -> Cache:
     fidelity_rebuild.rebuild((CASE,), fresh=fresh, workers=1, limit_seconds=1.0)
-    return fidelity_rebuild.load()
+    return fidelity_cache.load(compiler.path)
 
 
 def test_nothing_is_compiled_twice(compiler: Compiler) -> None:
-    cache = _rebuild()
+    cache = _rebuild(compiler)
     assert [(plan.origin, plan.rule, plan.libtpu) for plan in cache.of_case(CASE.name)] == [
         ("search", "", "1.0"),
         ("hand", "a rule", "1.0"),
     ]
     assert len(compiler.compiled) == 2
-    assert _rebuild() == cache
-    assert _rebuild(fresh=True) == cache
+    assert _rebuild(compiler) == cache
+    assert _rebuild(compiler, fresh=True) == cache
     assert len(compiler.compiled) == 2
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(compiler: Compiler) -> None:
     compiler.stop_after = 1
     with pytest.raises(KeyboardInterrupt):
-        _rebuild()
-    assert [plan.answer is None for plan in fidelity_rebuild.load().of_case(CASE.name)] == [False, True]
+        _rebuild(compiler)
+    assert [plan.answer is None for plan in fidelity_cache.load(compiler.path).of_case(CASE.name)] == [
+        False,
+        True,
+    ]
     compiler.stop_after = 99
-    assert all(plan.answer for plan in _rebuild().of_case(CASE.name))
+    assert all(plan.answer for plan in _rebuild(compiler).of_case(CASE.name))
     assert len(compiler.compiled) == 2
 
 
+def test_a_plan_whose_program_changes_is_compiled_again_in_its_place(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _rebuild(compiler).of_case(CASE.name)
+    monkeypatch.setattr(fidelity_rebuild, "program_id", lambda program, slice_name: _other_id(program))
+    compiler.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        _rebuild(compiler)
+    after = fidelity_cache.load(compiler.path).of_case(CASE.name)
+    assert [plan.origin for plan in after] == [plan.origin for plan in before]
+    assert not {plan.id for plan in after} & {plan.id for plan in before}
+    assert [plan.answer is None for plan in after] == [False, True]
+
+
+def _other_id(program: Program) -> str:
+    return "other " + program_id(program, "v5e:2x2")
+
+
 def test_another_compiler_is_asked_again(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
-    _rebuild()
+    _rebuild(compiler)
     monkeypatch.setattr(fidelity_rebuild, "libtpu_version", lambda: "2.0")
-    assert {plan.libtpu for plan in _rebuild().of_case(CASE.name)} == {"2.0"}
+    assert {plan.libtpu for plan in _rebuild(compiler).of_case(CASE.name)} == {"2.0"}
     assert len(compiler.compiled) == 4
 
 
 def test_lost_compiles_are_tried_again_and_refusals_are_not(compiler: Compiler) -> None:
     compiler.status = "timed out"
-    _rebuild()
+    _rebuild(compiler)
     compiler.status = "out of memory"
-    _rebuild()
+    _rebuild(compiler)
     assert len(compiler.compiled) == 4
-    _rebuild()
+    _rebuild(compiler)
     assert len(compiler.compiled) == 4
 
 

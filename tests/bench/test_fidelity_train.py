@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from autoshard.cost.slices import parse_slice
 from bench import fidelity_train, train_models
 from bench.fidelity_train import Compared
 from bench.fixed_plan import Seconds
 from bench.train_models import Config
 from bench.train_pins import Parallelism
-from bench.train_rows import Planned, Row, Setting, depth_shares, planned, read_rows
+from bench.train_rows import Planned, Row, Setting, depth_shares, planned, prices, program, read_rows
 
 TINY = Config(layers=2, d_model=128, d_ff=512, heads=4, kv_heads=2, d_head=64, vocab=512)
 SETTING = Setting("v5p:2x2x1", TINY, 8, 256, Parallelism("", "x,y", ""), True)
@@ -65,21 +66,23 @@ def test_a_step_lowers_the_loss_and_remat_does_not_change_it(config: Config) -> 
 
 
 def test_a_plan_keeps_to_its_sharding_and_a_kernel_is_priced_as_matmuls() -> None:
-    (flash,), (dot,) = planned(_row()).parts, planned(_row(flash=False)).parts
+    flash, dot = program(SETTING), program(replace(SETTING, flash=False))
     assert not dot.kernel.runs and flash.kernel.runs
     assert all("attention_kernel" in run.op.scope for run in flash.kernel.runs)
     assert len(flash.plan.runs) < len(dot.plan.runs)
-    whole = planned(_row()).price()
-    assert whole.whole < planned(_row(flash=False)).price().whole
-    assert whole.whole == pytest.approx(flash.plan.price().whole + flash.kernel.price().compute)
+    assert flash.price().whole < dot.price().whole
+    assert flash.price().whole == pytest.approx(flash.plan.price().whole + flash.kernel.price().compute)
     assert any((move.have >= 0).any() and (move.want == -1).all() for move in flash.plan.moves)
+    step = planned(_row())
+    assert step.price().whole == pytest.approx(flash.price().whole)
+    assert prices([step, step])(parse_slice("v5p:2x2x1").chip) == pytest.approx([flash.price().whole] * 2)
 
 
 def test_tensor_parallelism_gathers_no_weights() -> None:
-    (part,) = planned(_row(parallel=Parallelism("", "", "x,y"))).parts
+    found = program(replace(SETTING, parallel=Parallelism("", "", "x,y")))
     weights = {"w_up", "w_gate", "w_down", "wq", "wk", "wv", "wo"}
     sizes = {4 * math.prod(train_models.layer_shapes(TINY)[name]) for name in weights}
-    moves = [move for move in part.plan.moves if move.in_loop and move.nbytes in sizes]
+    moves = [move for move in found.plan.moves if move.in_loop and move.nbytes in sizes]
     assert not [move for move in moves if (move.have >= 0).any() and (move.want == -1).all()]
 
 

@@ -121,7 +121,7 @@ def test_parts_of_a_collective_over_two_slices_by_hand() -> None:
     cost = collective_cost(collective(Kind.ALL_GATHER, mesh, (0, 1, 2), 16e6), mesh)
     assert cost.ici_seconds == {"x,y": pytest.approx(15e6 / 90e9)}
     assert cost.dcn_seconds == pytest.approx(0.5e6 / 3.125e9)
-    assert cost.latency_seconds == pytest.approx(0.5e-6 + 6 * 0.25e-6 + 1e-5)
+    assert cost.latency_seconds == pytest.approx(3.5e-6 + 6 * 1.5e-6 + 1e-5)
     assert collective_cost(collective(Kind.ALL_GATHER, mesh, (0,), 16e6), mesh).ici_seconds == {}
 
 
