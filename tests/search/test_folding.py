@@ -28,12 +28,13 @@ def layer(sketch: Sketch, x: int, number: int) -> int:
 
 
 def unrolled(layers: int = LAYERS) -> Graph:
-    """An embedding, layers, a head."""
+    """An embedding, layers, two heads: what the last layer makes is written, as that of every layer is."""
     sketch = Sketch({"b": 64, "e": 64, "c": 64, "f": 256, "v": 128})
     x = sketch.einsum("bv,ve->be", sketch.argument("x", "bv"), sketch.argument("embed", "ve"), name="embed")
     for number in range(layers):
         x = layer(sketch, x, number)
-    return sketch.graph(sketch.einsum("be,ev->bv", x, sketch.argument("head", "ev"), name="head"))
+    head = sketch.einsum("be,ev->bv", x, sketch.argument("head", "ev"), name="head")
+    return sketch.graph(head, sketch.einsum("be,ef->bf", x, sketch.argument("probe", "ef"), name="probe"))
 
 
 def copies_of(graph: Graph, name: str) -> list[str]:
@@ -128,10 +129,7 @@ def test_stacked_experts_are_alike_wherever_they_are_in_the_stack() -> None:
 
 
 def test_folding_changes_neither_costs_nor_memory() -> None:
-    """A plan of the folded problem costs and needs the same when every copy is written out.
-
-    But for the last layer, whose result a single einsum reads: as a copy it is priced like the others.
-    """
+    """A plan of the folded problem costs and needs the same when every copy is written out."""
     graph = unrolled()
     short, full = build_problem(graph, MESH), build_problem(graph, MESH, unfolded(graph))
     assert len(short.variables) < len(full.variables) / 4
@@ -142,7 +140,7 @@ def test_folding_changes_neither_costs_nor_memory() -> None:
             spread[number] = labels[shared[subject]]
     for number, variable in enumerate(full.variables):
         assert (variable.codes == short.variables[_shared(short, variable)].codes).all(), number
-    assert full.network.value(spread) == pytest.approx(short.network.value(labels), rel=5e-3)
+    assert full.network.value(spread) == pytest.approx(short.network.value(labels), rel=1e-9)
     assert MemoryModel(full).peak(spread) == MemoryModel(short).peak(labels)
 
 
@@ -162,8 +160,15 @@ def test_decisions_name_a_block_once() -> None:
     problem = build_problem(unrolled(), MESH)
     decisions = spell_out(problem, search_plans(problem, 1e12).candidates[0].labels)
     einsums = {d.op.name: len(d.copies) for d in decisions.ops if d.op.kind == "einsum"}
-    assert einsums == {"embed": 1, "q1": LAYERS, "o1": LAYERS, "i1": LAYERS, "f1": LAYERS, "head": 1}
-    seconds = sum(max(d.compute_seconds, d.hbm_seconds) * d.executions for d in decisions.ops)
-    ici = sum(d.ici_seconds * d.executions for d in decisions.ops)
+    assert einsums == {
+        "embed": 1,
+        "q1": LAYERS,
+        "o1": LAYERS,
+        "i1": LAYERS,
+        "f1": LAYERS,
+        "head": 1,
+        "probe": 1,
+    }
+    seconds = sum(d.cost.seconds * d.executions for d in decisions.ops)
     candidate = search_plans(problem, 1e12).candidates[0]
-    assert seconds + ici == pytest.approx(candidate.seconds, rel=1e-6)
+    assert seconds == pytest.approx(candidate.seconds, rel=1e-6)
