@@ -74,7 +74,12 @@ class Report:
         return top_regret(self.predicted, self.measured) if self.timed else None
 
 
-def run(say: Callable[[str], None], note: Callable[[str], None] = lambda _: None) -> tuple[Verdict, ...]:
+def note_on_stderr(step: str) -> None:
+    """Print progress."""
+    print(step, file=sys.stderr, flush=True)
+
+
+def run(say: Callable[[str], None], note: Callable[[str], None] = note_on_stderr) -> tuple[Verdict, ...]:
     """Calibrate, time the plans, print how the model fares, and judge it.
 
     Args:
@@ -179,7 +184,7 @@ def _case_verdicts(report: Report) -> tuple[Verdict, Verdict]:
 
 def main() -> None:
     """Run this section alone."""
-    for verdict in run(print, lambda text: print(text, file=sys.stderr, flush=True)):
+    for verdict in run(print):
         met = "met" if verdict.met else "missed"
         print(f"{met}: {verdict.name}: {verdict.figure}, wanted {verdict.target}")
 

@@ -5,10 +5,8 @@ Run alone from the repository's root: ``python -m bench.fidelity_train``.
 Every usable row of `data/train_steps.csv`, traced from one generic decoder (`bench.train_models`) under the
 row's own sharding (`bench.train_rows`). Errors are ``|ln(predicted / measured)|``; a family is a model on a
 chip. Rankings, by Kendall's tau: the shardings of one model, whose order a planner must get right, and all
-settings of a family, whose sizes differ.
-
-The fit changes only constants that the chip table calls fitted, for one chip's families in two halves (every
-other family by name): fitted on one half, tried on the other, both ways.
+settings of a family, whose sizes differ. The verdict is the mean over families: some are sweeps of one model,
+whose many rows are not so many models.
 
 The noise floor stands beside it: settings that the sources measured more than once, in other sessions or
 with other flags, by how much the times differ.
@@ -23,14 +21,13 @@ from math import exp, log
 
 import numpy as np
 
-from autoshard.cost.chips import chip
 from autoshard.text_table import align
 from bench.fidelity_statistics import kendall_tau, top_regret
 from bench.fidelity_verdicts import Verdict
-from bench.fit import Data, fit, fitted_names
 from bench.fixed_plan import Seconds
+from bench.train_halves import halves_table
 from bench.train_pins import Parallelism
-from bench.train_rows import Planned, Row, Setting, planned, prices, read_rows
+from bench.train_rows import Planned, Row, Setting, planned, read_rows
 
 Say = Callable[[str], None]
 
@@ -64,7 +61,7 @@ def run(say: Say) -> tuple[Verdict, ...]:
     say(steps_table(compared))
     say("\n" + families_table(compared))
     say("\n" + shardings_table(compared))
-    say("\n" + halves_table(compared))
+    say("\n" + halves_table([each.step for each in compared]))
     say("\n" + noise_table(rows))
     say("\n" + left_out_table(left_out))
     return (error_verdict(compared),)
@@ -167,53 +164,6 @@ def _shardings(group: list[Compared]) -> tuple[str, ...]:
     )
 
 
-def halves_table(compared: Sequence[Compared]) -> str:
-    """Fits on one half of a chip's families, tried on the other."""
-    head = (
-        "chip",
-        "fitted on",
-        "rows",
-        "error there",
-        "refitted",
-        "tried on",
-        "rows",
-        "error",
-        "refitted",
-        "",
-    )
-    rows = [line for name in _chips(compared) for line in _halves(name, compared)]
-    return "\n".join(align([head, *rows]))
-
-
-def _chips(compared: Sequence[Compared]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(each.row.chip_name for each in compared))
-
-
-def _halves(name: str, compared: Sequence[Compared]) -> Iterator[tuple[str, ...]]:
-    families = by_family([each for each in compared if each.row.chip_name == name])
-    halves = (tuple(families)[::2], tuple(families)[1::2])
-    if not all(halves):
-        return
-    table = chip(name)
-    data = [_data([each for family in half for each in families[family]]) for half in halves]
-    for own, other in ((0, 1), (1, 0)):
-        print(f"train steps: fit on half of the families of {name}", file=sys.stderr)
-        names = tuple(n for n in fitted_names(table) if not n.startswith("dcn_"))
-        found = fit(data[own], table, names)
-        values = ", ".join(f"{constant} {value:.3g}" for constant, value in found.values().items())
-        errors = (f"{data[half].mean_error(on):.3f}" for half in (own, other) for on in (table, found.after))
-        fit_before, fit_after, test_before, test_after = errors
-        yield (
-            *(name, ", ".join(halves[own]), str(len(data[own].measured)), fit_before, fit_after),
-            *(", ".join(halves[other]), str(len(data[other].measured)), test_before, test_after, values),
-        )
-
-
-def _data(group: Sequence[Compared]) -> Data:
-    steps = [each.step for each in group]
-    return Data("train steps", [step.row.seconds for step in steps], prices(steps))
-
-
 def noise_table(rows: Sequence[Row]) -> str:
     """Settings that were measured more than once: by how much their times differ."""
     groups: dict[tuple[str, Setting], list[Row]] = {}
@@ -240,11 +190,12 @@ def left_out_table(left_out: Sequence[tuple[str, str]]) -> str:
 
 
 def error_verdict(compared: Sequence[Compared]) -> Verdict:
-    """Mean error beside what one setting's own times differ by."""
-    error, limit = _mean_error(compared), log(1 + NOISE)
+    """Mean over families of their mean errors, beside what one setting's own times differ by."""
+    families = [_mean_error(group) for group in by_family(compared).values()]
+    error, limit = float(np.mean(families)), log(1 + NOISE)
     return Verdict(
         "train steps, mean |ln ratio|",
-        f"{error:.3f} over {len(compared)} rows",
+        f"{error:.3f} over {len(families)} families, {_mean_error(compared):.3f} over {len(compared)} rows",
         f"none set; noise floor {limit:.2f}",
         error <= limit,
     )

@@ -40,8 +40,8 @@ _LEAST = 1e-9
 _STEP = 1e-3
 _EVALUATIONS = 60
 
-_BASE, _LINK = "collective_base_seconds", "link_bytes_per_second"
-_ONE_WAY = (Kind.ALL_GATHER.value, Kind.COLLECTIVE_PERMUTE.value)
+BASE, LINK = "collective_base_seconds", "link_bytes_per_second"
+ONE_WAY = (Kind.ALL_GATHER.value, Kind.COLLECTIVE_PERMUTE.value)
 _MATMUL = ("mxu_fraction", "serial_fraction", "kernel_seconds")
 
 
@@ -130,7 +130,7 @@ def microbench_fits() -> Iterator[Found]:
     used, _ = read_benches()
     latest: dict[str, Chip] = {}
     for name, constants, what, chosen in _selected(used):
-        found = fit(_bench_data(what, chosen), latest.get(name, chip(name)), constants)
+        found = fit(bench_data(what, chosen), latest.get(name, chip(name)), constants)
         latest[name] = found.after
         yield found
 
@@ -142,14 +142,14 @@ def _selected(
     for name in dict.fromkeys(bench.chip_name for bench in used):
         own = [bench for bench in used if bench.chip_name == name]
         on_slice = [bench for bench in own if bench.axes and bench.axes != ("dcn",)]
-        rings = [b for b in on_slice if b.op in _ONE_WAY and not _joint(b)]
-        joint = [bench for bench in on_slice if _joint(bench)]
+        rings = [b for b in on_slice if b.op in ONE_WAY and not uses_joint_dims(b)]
+        joint = [bench for bench in on_slice if uses_joint_dims(bench)]
         across = [bench for bench in own if bench.axes == ("dcn",)]
         matmuls = [bench for bench in own if bench.op == MATMUL]
         copies = [bench for bench in own if bench.op == COPY]
         several = len({bench.seconds for bench in rings}) > 1
         groups = (
-            ((_BASE, _LINK) if several else (_LINK,), "all-gathers and permutes", rings),
+            ((BASE, LINK) if several else (LINK,), "all-gathers and permutes", rings),
             (("joint_dim_fraction",), "collectives over several rings", joint),
             (("dcn_bytes_per_second",), "collectives across slices", across),
             (_MATMUL if len(matmuls) > len(_MATMUL) else _MATMUL[:1], "matmuls", matmuls),
@@ -158,14 +158,15 @@ def _selected(
         yield from ((name, constants, what, chosen) for constants, what, chosen in groups if chosen)
 
 
-def _joint(bench: Bench) -> bool:
+def uses_joint_dims(bench: Bench) -> bool:
     """Whether a collective has more links than one ring uses: two dims, one of them a ring."""
     mesh = bench.mesh()
     dims = [mesh.axes[mesh.names.index(name)].torus_dim for name in bench.axes]
     return len(dims) > 1 and any(mesh.slice.wraps[dim] for dim in dims)
 
 
-def _bench_data(what: str, benches: Sequence[Bench]) -> Data:
+def bench_data(what: str, benches: Sequence[Bench]) -> Data:
+    """Micro-benchmarks to fit on."""
     return Data(what, [b.seconds for b in benches], lambda chip: [b.predict(chip) for b in benches])
 
 

@@ -20,6 +20,8 @@ from autoshard.search.ordering import Axes, Orders, Spec, unreduced_axes
 from autoshard.search.problem import Edge, Problem, has_unreduced
 from autoshard.search.stages import closing, stages
 
+_SHARED_KINDS = frozenset({OpKind.EINSUM, OpKind.ELEMENTWISE, OpKind.VIEW})
+
 
 @dataclass(frozen=True, slots=True)
 class OpDecision:
@@ -203,8 +205,8 @@ class _Speller:
     def result(self, op: Op) -> tuple[Spec, ...]:
         """The chain of the first result.
 
-        An open sum is closed, and what an einsum or an elementwise op makes goes on to where its readers
-        share it.
+        An open sum is closed, and what an einsum, an elementwise op or a view makes goes on to where its
+        readers share it: there it is gathered once, not by every reader, who may be in a loop.
         """
         value, made, open_axes = op.results[0], self.orders.spec_of_result(op, 0), self.open_axes(op)
         if value in self.problem.value_variable:
@@ -221,7 +223,7 @@ class _Speller:
             return ()
         chain = stages(made, self.orders.spec_of_value(value), open_axes)
         chain = chain if open_axes else (made, *chain)
-        return chain if op.kind in (OpKind.EINSUM, OpKind.ELEMENTWISE) else chain[:1]
+        return chain if op.kind in _SHARED_KINDS else chain[:1]
 
     def closed_result(self, edge: Edge, made: Spec, open_axes: Axes) -> tuple[Spec, ...]:
         """An open sum with one reader is closed on the way there, or handed on as it is."""

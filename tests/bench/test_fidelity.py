@@ -37,9 +37,11 @@ def test_either_number_of_a_module_chooses_it() -> None:
     assert [section.label for section in fidelity.chosen([5, 1], quick=False)] == ["1", "4, 5"]
 
 
-def test_no_numbers_choose_all_and_quick_leaves_out_what_compiles_or_times() -> None:
+def test_no_numbers_choose_all_and_quick_leaves_out_what_takes_minutes() -> None:
     assert fidelity.chosen((), quick=False) == SECTIONS
-    assert {4, 5, 7}.isdisjoint(n for section in fidelity.chosen((), quick=True) for n in section.numbers)
+    numbers = {number for section in fidelity.chosen((), quick=True) for number in section.numbers}
+    assert numbers == {1, 3, 4, 5}
+    assert fidelity.chosen([7], quick=True) == ()
 
 
 @pytest.mark.parametrize("text", ["8", "0", "1,x", "", "1,,2", "-1"])
@@ -59,6 +61,13 @@ def test_the_page_is_written_after_a_full_run_only() -> None:
 def test_a_missing_module_is_named_before_anything_runs() -> None:
     with pytest.raises(SystemExit, match=r"section 2 needs bench/fidelity_test_second\.py"):
         fidelity.require_modules([SECOND])
+
+
+def test_nothing_to_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["fidelity", "--quick", "--sections=7"])
+    monkeypatch.setattr(fidelity, "prepare_environment", lambda: None)
+    with pytest.raises(SystemExit, match="leaves out all of these"):
+        fidelity.main()
 
 
 def test_verdicts_are_kept_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from autoshard.cost.chips import chip
-from bench.fidelity_microbench import by_family, families_table, left_out_table, log_error
+from bench.fidelity_microbench import by_family, families_table, held_out_table, left_out_table, log_error
 from bench.microbench_rows import Bench, read_benches
 
 GATHER = Bench("g", "v5p:2x2x1", "all-gather", ("x", "y"), 1.0, 1, "bfloat16", (0, 0, 0), 120e6, 1e-3, "")
@@ -74,3 +74,11 @@ def test_families_are_ops_on_chips() -> None:
         "matmul tpu7x",
     ]
     assert left_out_table([("mb-1", "matmul", "a reason")]).endswith("a reason")
+
+
+def test_constants_fitted_on_half_of_the_rows_are_tried_on_the_rest() -> None:
+    sizes = (1e6, 2e6, 4e6, 8e6, 16e6, 32e6)
+    benches = [replace(GATHER, nbytes=size, seconds=3e-5 + size / 2e11) for size in sizes]
+    _, line = held_out_table([*benches, MATMUL]).splitlines()
+    assert line.split()[:4] == ["v5p", "6", "0.000", "0.000"]
+    assert len(held_out_table(benches[:5]).splitlines()) == 1
