@@ -8,7 +8,8 @@ what it reduces on the way:
 
     seconds = max(elements / vector_elements_per_second, bytes / bandwidth) + kernel_seconds
 
-for each such pass; an einsum is a kernel, too.  Work that is repeated by replicated chips is charged in full,
+for each such pass, without the bytes where the passes of the whole kernel take longer than its bytes do; an
+einsum is a kernel, too.  Work that is repeated by replicated chips is charged in full,
 which is what makes replication lose.
 """
 
@@ -77,6 +78,8 @@ def op_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fused: Ker
     moved = _moved_seconds(op, codes, graph, mesh, fused)
     if not fuses(op):
         return OpCost(zero, moved, zero, launch_seconds)
+    if _is_vector_bound(op, mesh, fused):
+        moved = zero
     passed = _passed_elements(op, codes, graph, mesh, fused)
     if passed is None:
         return OpCost(zero, moved, zero)
@@ -152,6 +155,13 @@ def _moved_seconds(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fus
         if read and not known.free and not (known.stored_bytes and views_stored(op, graph)):
             seconds += _access_seconds(graph, value, operand_layouts(op, codes, position), mesh)
     return seconds
+
+
+def _is_vector_bound(op: Op, mesh: TorusMesh, fused: Kernels) -> bool:
+    """Whether the vector unit takes longer over the kernel of an op than HBM does: it hides the traffic."""
+    chip, kernel = mesh.slice.chip, fused.kernel[op.index]
+    vector_seconds = fused.elements.get(kernel, 0.0) / chip.vector_elements_per_second
+    return vector_seconds > stream_seconds(fused.nbytes.get(kernel, 0.0), chip)
 
 
 def _passed_elements(

@@ -15,7 +15,8 @@ einsum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoshard.search.graph import Graph, Op, OpKind, consumers
@@ -36,12 +37,18 @@ class Kernels:
         first_reads: The (op, operand position) pairs of ops that fuse at which their kernel reads a tensor.
         reduced: Ops that fuse for which the vector unit passes over their operand.
         handed_on: Ops that fuse for which it passes over their result.
+        kernel: The kernel of each op.
+        elements: Elements of all these passes, by kernel.
+        nbytes: Bytes that a kernel reads and writes, unsharded.
     """
 
     exists: tuple[bool, ...]
     first_reads: frozenset[tuple[int, int]]
     reduced: frozenset[int]
     handed_on: frozenset[int]
+    kernel: tuple[int, ...]
+    elements: Mapping[int, float]
+    nbytes: Mapping[int, float]
 
 
 def fuses(op: Op) -> bool:
@@ -72,7 +79,43 @@ def kernels(graph: Graph) -> Kernels:
                 if exists[value]:
                     first.setdefault((kernel[op.index], value), (op.index, position))
     reduced = frozenset(op.index for op in graph.ops if fuses(op) and op.primitive.startswith(_REDUCING))
-    return Kernels(tuple(exists), frozenset(first.values()), reduced, _handed_on(graph, exists) - reduced)
+    handed_on = _handed_on(graph, exists) - reduced
+    elements: dict[int, float] = {}
+    for number in (*reduced, *handed_on):
+        op = graph.ops[number]
+        value = op.operands[0] if number in reduced else op.results[0]
+        _add(elements, kernel[number], math.prod(graph.values[value].shape))
+    return Kernels(
+        tuple(exists),
+        frozenset(first.values()),
+        reduced,
+        handed_on,
+        tuple(kernel),
+        elements,
+        _bytes_by_kernel(graph, kernel, exists, first.values()),
+    )
+
+
+def _bytes_by_kernel(
+    graph: Graph, kernel: Sequence[int], exists: Sequence[bool], reads: Iterable[tuple[int, int]]
+) -> dict[int, float]:
+    """What kernels read from outside and write to it."""
+    nbytes: dict[int, float] = {}
+    for number, position in reads:
+        op = graph.ops[number]
+        known = graph.values[op.operands[position]]
+        if not known.free and not (known.stored_bytes and views_stored(op, graph)):
+            _add(nbytes, kernel[number], known.nbytes)
+    for op in graph.ops:
+        for value in op.results:
+            known = graph.values[value]
+            if exists[value] and fuses(op) and not known.free and not known.stored_bytes:
+                _add(nbytes, kernel[op.index], known.nbytes)
+    return nbytes
+
+
+def _add(sums: dict[int, float], key: int, amount: float) -> None:
+    sums[key] = sums.get(key, 0.0) + amount
 
 
 def _handed_on(graph: Graph, exists: Sequence[bool]) -> frozenset[int]:

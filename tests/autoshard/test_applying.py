@@ -133,7 +133,8 @@ def test_apply_without_jit_and_with_a_mesh_of_the_same_axes(small: Any) -> None:
 
 def hidden_over_x(small: Any) -> Plan:
     """The candidate that has f over x."""
-    return next(plan for plan in small.plans if plan.einsums[0].layout == "BE,EF_x->BF_x")
+    plans: tuple[Plan, ...] = small.plans
+    return next(plan for plan in plans if plan.einsums[0].layout == "BE,EF_x->BF_x")
 
 
 def test_constraints_are_in_the_loop_of_the_lowered_program(small: Any) -> None:
