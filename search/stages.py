@@ -23,11 +23,10 @@ def stages(have: Spec, want: Spec, open_axes: Axes = ()) -> tuple[Spec, ...]:
         At least one spec when there are open axes, none when nothing changes.
     """
     closed = closing(have, want)
-    exchanged = _exchanged(closed, want)
     chain = [closed] if closed != have or open_axes else []
-    if exchanged != closed:
-        chain.append(exchanged)
-    return (*chain, *_gathered(exchanged, want))
+    exchanges = _exchanges(closed, want)
+    chain += exchanges
+    return (*chain, *_gathered(exchanges[-1] if exchanges else closed, want))
 
 
 def closing(have: Spec, want: Spec) -> Spec:
@@ -36,16 +35,37 @@ def closing(have: Spec, want: Spec) -> Spec:
     return tuple((*old, *(a for a in new if a not in used)) for old, new in zip(have, want, strict=True))
 
 
-def _exchanged(spec: Spec, want: Spec) -> Spec:
-    """Move the axes that shard another dim afterwards; those that go away stay for the gathers."""
+def _exchanges(spec: Spec, want: Spec) -> list[Spec]:
+    """Move the axes that shard another dim afterwards, one pair of dims at a time.
+
+    Those that go away stay for the gathers. Several pairs at once are more than one all-to-all: the
+    partitioner would gather the whole tensor instead.
+    """
     target = {axis: number for number, dim in enumerate(want) for axis in dim}
-    used = {axis for dim in spec for axis in dim}
-    moved = []
-    for number, dim in enumerate(spec):
-        stays = (a for a in dim if target.get(a, number) == number)
-        arrives = (a for a in want[number] if a not in dim and a in used)
-        moved.append((*stays, *arrives))
-    return tuple(moved)
+    pairs = {
+        (number, target[axis]): None
+        for number, dim in enumerate(spec)
+        for axis in dim
+        if target.get(axis, number) != number
+    }
+    steps: list[Spec] = []
+    current = spec
+    for place, (source, destination) in enumerate(pairs, start=1):
+        moved = {axis for axis in current[source] if target.get(axis) == destination}
+        dims = list(current)
+        dims[source] = tuple(axis for axis in current[source] if axis not in moved)
+        dims[destination] = (*current[destination], *(a for a in want[destination] if a in moved))
+        current = _in_order(tuple(dims), want) if place == len(pairs) else tuple(dims)
+        steps.append(current)
+    return steps
+
+
+def _in_order(spec: Spec, want: Spec) -> Spec:
+    """The axes that a dim will keep last, in the order wanted, behind those that are gathered away."""
+    return tuple(
+        (*(a for a in dim if a not in new), *(a for a in new if a in dim))
+        for dim, new in zip(spec, want, strict=True)
+    )
 
 
 def _gathered(spec: Spec, want: Spec) -> list[Spec]:
