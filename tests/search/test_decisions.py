@@ -57,6 +57,25 @@ def test_a_weight_stationary_feed_forward() -> None:
     assert h.flops_per_chip == 2 * 4 * 8 * 16 / 4
 
 
+def test_a_stored_weight_is_sliced_where_it_is_read() -> None:
+    """Its own spec comes first, or the partitioner slices the whole stack ahead of the loop."""
+    problem = build_problem(feed_forward(), PLANE)
+    decisions = spell_out(problem, labels_of(problem, wi=[1, NONE], h=[F, E], x=[NONE, 1]))
+    assert _named(decisions, "h").operands[1] == (((), (X,)), ((Y,), (X,)))
+    assert _named(decisions, "y").operands[1] == (((), ()),)
+
+
+def test_what_an_elementwise_op_makes_is_gathered_once() -> None:
+    sketch = Sketch({"b": 4, "e": 8, "f": 16})
+    made = sketch.elementwise("exp", sketch.argument("x", "be"), name="made")
+    weights = [sketch.argument(name, "ef") for name in ("w1", "w2")]
+    graph = sketch.graph(*(sketch.einsum("be,ef->bf", made, w) for w in weights))
+    problem = build_problem(graph, PLANE)
+    labels = labels_of(problem, x=[0, 1], made=[0, 1])
+    (found,) = (d for d in spell_out(problem, labels).ops if d.op.name == "made")
+    assert found.result == (((X,), (Y,)), ((), (Y,)), ((), ()))
+
+
 def test_a_gathered_weight_passes_through_a_chain() -> None:
     problem = build_problem(feed_forward(), PLANE)
     decisions = spell_out(problem, labels_of(problem, wi=[0, 1], x=[0, 0], h=[B, B]))
