@@ -4,7 +4,9 @@ The walk is that of `autoshard.walking`, so an equation's path names the same eq
 Higher-order equations are bound again with a body that has been run through this module: a scan stays a
 scan, a custom derivative keeps its rule, remat keeps its policy. A constraint is the identity, so
 numerics, gradients and donation are unchanged. What the model's author sharded for other meshes is freed
-on the way (`autoshard.user_shardings`). Mutable arrays cannot be constrained: they are handed on.
+on the way (`autoshard.user_shardings`). Mutable arrays cannot be constrained: they are handed on. A slice
+that the partitioner would take for its operand (`autoshard.compiler_limits`) gets a copy of it: a constraint
+that leaves all dims to the compiler.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.ref import AbstractRef
 from jax.sharding import PartitionSpec
 
+from autoshard.compiler_limits import needs_operand_of_its_own, some_need_operands_of_their_own
 from autoshard.primitives import BODY_KEYS, called_jaxpr, scan_counts
 from autoshard.user_shardings import AnyMesh, Freeing
 
@@ -154,8 +157,10 @@ class _Runner:
         return self.call(eqn, ClosedJaxpr(*inner), operands, path)
 
     def enters(self, eqn: JaxprEqn, path: str) -> bool:
-        """Whether the bodies of an equation are run anew, for a constraint or an annotation inside."""
-        return path in self.touched or (self.freeing is not None and self.freeing.concerns(eqn))
+        """Whether the bodies of an equation are run anew: for a constraint, an annotation, a copy inside."""
+        if path in self.touched or self.freeing is None:
+            return path in self.touched
+        return self.freeing.concerns(eqn) or some_need_operands_of_their_own(eqn, self.freeing.mesh.size)
 
     def leaf(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
         if self.freeing is None:
@@ -165,6 +170,9 @@ class _Runner:
         own = self.freeing.own_spec(eqn)
         if own is not None:
             return [self.constrain(operands[0], own)]
+        if needs_operand_of_its_own(eqn, self.freeing.mesh.size):
+            anywhere = PartitionSpec(*[PartitionSpec.UNCONSTRAINED] * operands[0].ndim)
+            operands = [self.constrain(operands[0], anywhere), *operands[1:]]
         return _bind(eqn, operands, self.freeing.params(eqn))
 
     def call(self, eqn: JaxprEqn, inner: ClosedJaxpr, operands: list[Any], path: str) -> list[Any]:

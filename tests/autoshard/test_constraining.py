@@ -376,3 +376,24 @@ def test_constraints_work_with_the_internals_of_this_jax() -> None:
     for program in ("nested scans", "while", "cond", "calls"):
         test_constraints_everywhere_change_nothing(program)
         test_every_constraint_is_put(program)
+
+
+@pytest.mark.parametrize("wrap", [lambda cut: cut, jax.checkpoint], ids=["slice", "slice in a call"])
+def test_a_slice_reads_a_copy_where_the_partitioner_would_take_its_operand_for_it(
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> None:
+    """Without the copy XLA stops at the slice: it takes the gathered operand for the gathered slice."""
+
+    def fn(x: Any) -> Any:
+        x = jnp.sin(x)
+        return x * 2, wrap(lambda x: x[:, :-1])(x)
+
+    traced = trace(fn, (X,))
+    constraints = Constraints(results={"0": ((P(None, "y"),),), "1": ((P(),),), "2": ((P(),),)})
+
+    def run(x: Any) -> Any:
+        return run_constrained(traced.closed, [x], constraints, constrain, mesh())
+
+    (x,) = arrays(X)
+    for result, wanted in zip(jax.jit(run)(x), fn(x), strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=1e-6)
