@@ -5,13 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from autoshard.plan_records import (
-    SIGNIFICANT_DIGITS,
-    Coverage,
-    OpaqueRecord,
-    UnknownLoopRecord,
-    UnruledPrimitive,
-)
+from autoshard.coverage_records import Coverage, OpaqueRecord, UnknownLoopRecord, UnruledPrimitive
+from autoshard.plan_records import SIGNIFICANT_DIGITS
 from autoshard.search.coverage import PrimitiveCoverage, Standing, measure_coverage
 from autoshard.search.graph import Graph
 

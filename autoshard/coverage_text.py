@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from autoshard.plan_records import Coverage, OpaqueRecord, UnknownLoopRecord, UnruledPrimitive
+from autoshard.coverage_records import Coverage, OpaqueRecord, UnknownLoopRecord, UnruledPrimitive
 from autoshard.text_table import align
 from autoshard.units import format_bytes
 

@@ -15,11 +15,11 @@ from typing import Literal
 from autoshard.cost.cost import Bound, Cost
 from autoshard.cost.slices import parse_slice
 from autoshard.cost_records import cost_of, cost_of_totals
+from autoshard.coverage_records import Coverage
 from autoshard.errors import SliceError, UnknownChipError
 from autoshard.plan import Plan
 from autoshard.plan_records import (
     CollectiveRecord,
-    Coverage,
     EinsumRecord,
     Measurement,
     RunnerUp,

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from autoshard.coverage_records import Coverage
 from autoshard.plan_file import load_record, save_record
 from autoshard.plan_mesh import Device, build_mesh
 from autoshard.plan_records import (
     ArgumentRecord,
     AxisRecord,
-    Coverage,
     EinsumRecord,
     Estimate,
     FunctionRecord,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from autoshard.coverage import coverage_record
+from autoshard.coverage_records import Coverage
 from autoshard.graph_building import build_graph
-from autoshard.plan_records import Coverage
 from autoshard.progress import Progress
 from autoshard.targets import load_target
 from autoshard.trace import trace

@@ -26,31 +26,26 @@ from autoshard.cost.torus import TorusMesh
 
 _LANES = 128
 _PACKED_BYTES = 2
-_MANY_CHIPS = 64  # 32 are few; nothing between was tried
 
 Bools = npt.NDArray[np.bool_]
 
 
-def scatter_becomes_all_reduce(minor_shard_elements: int, itemsize: int, chip: Chip) -> bool:
+def scatter_becomes_all_reduce(
+    minor_shard_elements: int | npt.NDArray[np.int64], itemsize: int, chip: Chip
+) -> Bools:
     """Whether a reduce-scatter over the minor dim is compiled as an all-reduce of the whole.
 
     Args:
-        minor_shard_elements: Size of the minor dim on one chip once it is scattered.
+        minor_shard_elements: Size of the minor dim on one chip once it is scattered; any shape.
         itemsize: Bytes of an element of what is reduced.
         chip: The chip; only TPU compilers have the habit.
+
+    Returns:
+        Of the shape of `minor_shard_elements`: whether that is an odd number of whole tiles, in pairs.
     """
-    return _packs(itemsize, chip) and bool(_odd_tiles(np.array(minor_shard_elements)))
-
-
-def gather_becomes_all_reduce(gathered_dims: int, n_chips: int, chip: Chip) -> bool:
-    """Whether an all-gather that one constraint asks for is compiled as an all-reduce.
-
-    Args:
-        gathered_dims: Over how many dims of the tensor it gathers.
-        n_chips: Chips of a group.
-        chip: The chip; only TPU compilers have the habit.
-    """
-    return chip.kind == "tpu" and gathered_dims > 1 and n_chips >= _MANY_CHIPS
+    tiles, rest = np.divmod(np.asarray(minor_shard_elements, dtype=np.int64), _LANES)
+    odd: Bools = (rest == 0) & (tiles % 2 == 1)
+    return odd & _packs(itemsize, chip)
 
 
 def all_reduced_scatters(
@@ -82,16 +77,9 @@ def all_reduced_scatters(
         scattered |= (before == UNREDUCED) & onto
         splits = (before == minor) | onto & ((before == UNREDUCED) | (before == REPLICATED))
         shards *= np.where(splits, size, 1)
-    return scattered & _odd_tiles(shape[minor] // shards)
+    return scattered & scatter_becomes_all_reduce(shape[minor] // shards, itemsize, mesh.slice.chip)
 
 
 def _packs(itemsize: int, chip: Chip) -> bool:
     """Whether a compiler puts elements of that size into tiles in pairs."""
     return chip.kind == "tpu" and itemsize == _PACKED_BYTES
-
-
-def _odd_tiles(elements: npt.NDArray[np.int64]) -> Bools:
-    """Whether that many elements are an odd number of whole tiles."""
-    tiles, rest = np.divmod(elements, _LANES)
-    odd: Bools = (rest == 0) & (tiles % 2 == 1)
-    return odd

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from autoshard import coverage_text, explain_text
 from autoshard.commands.command import OK, Command, add_format
+from autoshard.coverage_records import Coverage
 from autoshard.errors import OptionError
 from autoshard.explain import explain
 from autoshard.plan import load_plan
-from autoshard.plan_records import Coverage
 from autoshard.progress import Progress
 
 

@@ -11,9 +11,9 @@ import pytest
 
 import autoshard
 from autoshard.cli import COMMANDS, main
+from autoshard.coverage_records import Coverage
 from autoshard.errors import InfeasibleError, TraceError
 from autoshard.plan import Plan, load_plan
-from autoshard.plan_records import Coverage
 from autoshard.progress import Progress
 from autoshard.tune_result import TuneResult
 

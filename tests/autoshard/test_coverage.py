@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 from autoshard.coverage import coverage_record
+from autoshard.coverage_records import Coverage, OpaqueRecord, UnruledPrimitive
 from autoshard.errors import TargetError
 from autoshard.graph_building import build_graph
-from autoshard.plan_records import Coverage, OpaqueRecord, UnruledPrimitive
 from autoshard.progress import Progress
 from autoshard.target_coverage import coverage_of_target
 from autoshard.trace import trace

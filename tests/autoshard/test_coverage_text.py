@@ -5,9 +5,9 @@ import json
 import msgspec
 import pytest
 
+from autoshard.coverage_records import Coverage, OpaqueRecord, UnknownLoopRecord, UnruledPrimitive
 from autoshard.coverage_text import to_json, to_text
 from autoshard.plan import Plan
-from autoshard.plan_records import Coverage, OpaqueRecord, UnknownLoopRecord, UnruledPrimitive
 
 FULL = Coverage(
     equations=412,

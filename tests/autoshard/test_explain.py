@@ -5,10 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from autoshard.coverage_records import UnruledPrimitive
 from autoshard.explain import explain
 from autoshard.explain_text import to_json, to_text
 from autoshard.plan import Plan, load_plan
-from autoshard.plan_records import CostRecord, Measurement, UnruledPrimitive
+from autoshard.plan_records import CostRecord, Measurement
 
 
 def test_the_text_of_the_kept_plan(plan: Plan, plan_path: Path) -> None:

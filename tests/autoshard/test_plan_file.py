@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
+from autoshard.coverage_records import Coverage, UnruledPrimitive
 from autoshard.errors import PlanError
 from autoshard.name_patterns import count_names, escape_name, fold_names
 from autoshard.plan import Plan, load_plan
@@ -19,7 +20,6 @@ from autoshard.plan_records import (
     AxisRecord,
     CollectiveRecord,
     CostRecord,
-    Coverage,
     EinsumRecord,
     Estimate,
     FunctionRecord,
@@ -28,7 +28,6 @@ from autoshard.plan_records import (
     ResultRecord,
     RunnerUp,
     TensorRecord,
-    UnruledPrimitive,
     Versions,
 )
 

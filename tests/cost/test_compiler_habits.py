@@ -9,7 +9,6 @@ from autoshard.cost.chips import CHIPS, chip
 from autoshard.cost.collectives import Kind
 from autoshard.cost.compiler_habits import (
     all_reduced_scatters,
-    gather_becomes_all_reduce,
     scatter_becomes_all_reduce,
 )
 from autoshard.cost.layouts import enumerate_layouts
@@ -44,12 +43,6 @@ def test_only_tpu_compilers_have_the_habits() -> None:
     others = [one for one in CHIPS.values() if one.kind != "tpu"]
     assert len(others) == 5
     assert not any(scatter_becomes_all_reduce(128, 2, one) for one in others)
-    assert not any(gather_becomes_all_reduce(2, 64, one) for one in others)
-
-
-def test_two_dims_in_one_gather_over_many_chips_are_all_reduced() -> None:
-    assert [n for n in (4, 8, 16, 32, 64) if gather_becomes_all_reduce(2, n, chip("v4"))] == [64]
-    assert not gather_becomes_all_reduce(1, 64, chip("v4"))
 
 
 def layouts(*rows: tuple[int, int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
