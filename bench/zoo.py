@@ -16,7 +16,8 @@ peak GiB       memory of the process after that; promised are 6 GB
 flops, bytes   part of them under decisions; promised are 99% and 98%
 slice          the smallest of ``--slices`` that fits; by the compiler's count where it was asked
 step, HBM      predicted time of a step and memory per chip, of a plan file of so many `lines`
-compiled       by the TPU compiler; then its own estimate, its count of HBM, and how long it took
+compiled       by the TPU compiler; then its own estimate, its count of HBM, and how long it took; with
+               ``--compile-effort=-1`` in a fifth of the time, without the estimate
 collectives    of a step, predicted/compiled, and their bytes per chip
 numerics       largest relative error of the reduced case under the chosen plan and three random ones
 =============  =======================================================================================
@@ -106,7 +107,8 @@ def main() -> int:
     pythons = {name: named.get(name) or python_in(options.venvs, name) for name in libraries}
     cases = [case for name in libraries for case in cases_of(name, pythons[name], options.names)]
     limit = ("--compile-seconds", str(options.compile_seconds))
-    handed_on = ("--slices", options.slices, "--mesh", options.mesh, *limit)
+    effort = f"--compile-effort={options.compile_effort}"
+    handed_on = ("--slices", options.slices, "--mesh", options.mesh, *limit, effort)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     run = Run(options.results.absolute(), stages, options.limit_seconds, handed_on)
     if options.again:

@@ -47,7 +47,9 @@ def main() -> int:
         parser.error("expected a case and --results")
     plans = options.results.with_name(f"{options.results.stem}.plans")
     slices = tuple(options.slices.split(","))
-    work = Work(zoo.find(options.case), slices, options.mesh, options.compile_seconds, plans)
+    work = Work(
+        zoo.find(options.case), slices, options.mesh, options.compile_seconds, options.compile_effort, plans
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the compiler's process, too
     records = [run_stage(work, stage, options.results) for stage in options.stages.split(",")]
     return int(any(isinstance(record, Failure) for record in records))

@@ -126,8 +126,9 @@ class Compiling(_Stage, frozen=True, kw_only=True, tag="compile"):
         refused: Why smaller slices did not do.
         predicted: The plan that was compiled.
         attempts: Plans compiled on the last slice.
+        effort: What the compiler spent on fast code; below 0 its schedule is not what would run.
         compile_seconds: The last of these, with its export and the start of the compiler's process.
-        estimated_seconds: Step time read off the compiler's schedule.
+        estimated_seconds: Step time read off the compiler's schedule; None at less than full effort.
         hbm_bytes_per_chip: By the compiler's count.
         collectives: What the compiled program has.
         rematerialisations: Reshards that the partitioner could only do by replicating the tensor.
@@ -140,6 +141,7 @@ class Compiling(_Stage, frozen=True, kw_only=True, tag="compile"):
     predicted: Predicted
     attempts: int
     compile_seconds: float
+    effort: float = 0.0
     estimated_seconds: float | None = None
     hbm_bytes_per_chip: int | None = None
     collectives: dict[str, Traffic] = {}

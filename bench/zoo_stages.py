@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import resource
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ from autoshard.search.coverage import measure_coverage
 from autoshard.search.movements import COPY
 from autoshard.topology import compiler_skip_reason
 from autoshard.trace import Traced
+from bench.zoo_options import FULL_EFFORT
 from bench.zoo_results import (
     Compiling,
     Fared,
@@ -100,6 +102,7 @@ def compile_stage(work: Work) -> Compiling:
     reason = compiler_skip_reason(work.fit.session.slice_)
     if reason is not None:
         raise ZooError(reason)
+    os.environ["JAX_EXEC_TIME_OPTIMIZATION_EFFORT"] = str(work.compile_effort)  # of the child
     fit = work.fit
     judged, attempts, seconds = compiled(fit, work.compile_seconds)
     while shortfall_bytes([judged]) is not None:
@@ -116,7 +119,8 @@ def compile_stage(work: Work) -> Compiling:
         predicted=predicted(judged.plan),
         attempts=attempts,
         compile_seconds=seconds,
-        estimated_seconds=result.seconds_estimated,
+        effort=work.compile_effort,
+        estimated_seconds=result.seconds_estimated if work.compile_effort == FULL_EFFORT else None,
         hbm_bytes_per_chip=result.hbm_bytes_per_chip,
         collectives=_by_kind((c.kind, c.trips, c.bytes_per_chip) for c in result.collectives),
         rematerialisations=result.rematerialisations,

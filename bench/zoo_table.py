@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from autoshard.text_table import align
 from autoshard.units import format_bytes, format_seconds, three_digits
+from bench.zoo_options import FULL_EFFORT
 from bench.zoo_results import (
     STAGES,
     Compiling,
@@ -120,11 +121,17 @@ def _compiled(record: Record | None) -> tuple[str, ...]:
     if not isinstance(record, Compiling):
         return (_failed(record), *(_NOTHING for _ in _COMPILED[1:]))
     return (
-        "yes" if record.status == "ok" else record.status,
+        _verdict(record),
         format_seconds(record.estimated_seconds),
         format_bytes(record.hbm_bytes_per_chip),
         f"{record.compile_seconds:.0f}",
     )
+
+
+def _verdict(record: Compiling) -> str:
+    if record.status != "ok":
+        return record.status
+    return "yes" if record.effort == FULL_EFFORT else f"yes, effort {record.effort:g}"
 
 
 def _totals_of_collectives(predicted: Predicted | None, compiled: Compiling | None) -> tuple[str, str]:

@@ -35,6 +35,7 @@ class Work:
         slices: Slices to plan on, the smallest first.
         mesh: As for `autoshard.tune`.
         compile_seconds: Limit of one compile.
+        compile_effort: What the compiler spends on fast code, from -1 to 0.
         plans: Folder for plans.
     """
 
@@ -42,6 +43,7 @@ class Work:
     slices: tuple[str, ...]
     mesh: str
     compile_seconds: float
+    compile_effort: float
     plans: Path
 
     @cached_property
