@@ -211,10 +211,17 @@ class _Speller:
         value, made, open_axes = op.results[0], self.orders.spec_of_result(op, 0), self.open_axes(op)
         if value in self.problem.value_variable:
             return self.anchored_result(op, made, open_axes)
-        if not open_axes:
-            return (made,)
         readers = self.reads.get(value)
+        if not open_axes:
+            return (made, *(self.handed_over(readers[0], made) if readers else ()))
         return self.closed_result(readers[0], made, open_axes) if readers else ()
+
+    def handed_over(self, edge: Edge, made: Spec) -> tuple[Spec, ...]:
+        """The way of a result to the loop that starts with it; other readers find their own."""
+        _, want = self.layouts_on(edge)
+        if has_unreduced(want) or self.problem.graph.ops[edge.op].kind is not OpKind.IDENTITY:
+            return ()
+        return stages(made, self.orders.spec_of_value(edge.value))
 
     def anchored_result(self, op: Op, made: Spec, open_axes: Axes) -> tuple[Spec, ...]:
         value = op.results[0]

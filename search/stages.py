@@ -39,25 +39,22 @@ def _exchanges(spec: Spec, want: Spec) -> list[Spec]:
     """Move the axes that shard another dim afterwards, one pair of dims at a time.
 
     Those that go away stay for the gathers. Several pairs at once are more than one all-to-all: the
-    partitioner would gather the whole tensor instead.
+    partitioner would gather the whole tensor instead. Minor axes leave a dim first: what stays is then a
+    block, and needs no permute.
     """
     target = {axis: number for number, dim in enumerate(want) for axis in dim}
-    pairs = {
-        (number, target[axis]): None
-        for number, dim in enumerate(spec)
-        for axis in dim
-        if target.get(axis, number) != number
-    }
+    pairs: dict[tuple[int, int], set[int]] = {}
+    for number, dim in enumerate(spec):
+        for axis in reversed(dim):
+            if target.get(axis, number) != number:
+                pairs.setdefault((number, target[axis]), set()).add(axis)
     steps: list[Spec] = []
-    current = spec
-    for place, (source, destination) in enumerate(pairs, start=1):
-        moved = {axis for axis in current[source] if target.get(axis) == destination}
-        dims = list(current)
-        dims[source] = tuple(axis for axis in current[source] if axis not in moved)
-        dims[destination] = (*current[destination], *(a for a in want[destination] if a in moved))
-        current = _in_order(tuple(dims), want) if place == len(pairs) else tuple(dims)
-        steps.append(current)
-    return steps
+    for (source, destination), moved in pairs.items():
+        dims = list(steps[-1] if steps else spec)
+        dims[source] = tuple(axis for axis in dims[source] if axis not in moved)
+        dims[destination] = (*dims[destination], *(a for a in want[destination] if a in moved))
+        steps.append(tuple(dims))
+    return [*steps[:-1], _in_order(steps[-1], want)] if steps else []
 
 
 def _in_order(spec: Spec, want: Spec) -> Spec:

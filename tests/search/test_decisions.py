@@ -100,6 +100,16 @@ def test_what_is_handed_over_in_another_layout_is_constrained_at_its_maker() -> 
     assert _kinds(_named(decisions, "result0")) == [("all-gather", ("x",), 2 * 4 * 8)]
 
 
+def test_what_a_loop_starts_with_is_brought_there_step_by_step() -> None:
+    sketch = Sketch({"b": 4, "l": 8, "e": 16})
+    y = sketch.einsum("be,ble->ble", sketch.argument("s", "be"), sketch.argument("x", "ble"), name="y")
+    slot = sketch.hand_over(y, "carry")
+    problem = build_problem(sketch.graph(sketch.elementwise("mul", slot, name="scaled")), PLANE)
+    labels = labels_of(problem, s=[1, 1], x=[2, 2], y=[1, 1], carry=[0, 1], scaled=[0, 1], result0=[0, 1])
+    y = _named(spell_out(problem, labels), "y")
+    assert y.result == (((), (), (X, Y)), ((), (Y,), (X,)), ((X,), (Y,), ()))
+
+
 def test_open_sums_meet_before_they_are_closed() -> None:
     problem = build_problem(parallel_sum(), PLANE)
     halves = {name: [1, NONE] for name in ("h1", "h2", "y1", "y2")}

@@ -37,6 +37,11 @@ def test_slice_move_and_gather_are_three_steps() -> None:
     assert closing(have, want) == ((X, Z), (Y,))
 
 
+def test_minor_axes_leave_first_so_that_blocks_stay() -> None:
+    have, want = ((), (), (X, Y, Z)), ((Y, X), (Z,), ())
+    assert stages(have, want) == (((), (Z,), (X, Y)), want)
+
+
 def test_another_order_is_a_step_of_its_own() -> None:
     assert stages(((X, Y),), ((Y, X),)) == (((Y, X),),)
 
