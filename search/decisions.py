@@ -177,17 +177,16 @@ class _Speller:
             return ()
         spec, held = self.orders.spec_of_operand(op, position), self.held_spec(value)
         chain = stages(held, spec, unreduced_axes(have)) or (spec,)
-        return (held, *chain) if self.is_stored_and_sliced(value, held, chain[0]) else chain
+        return (held, *chain) if self.is_stored_and_split(value, held, chain[0]) else chain
 
-    def is_stored_and_sliced(self, value: int, held: Spec, first: Spec) -> bool:
-        """Whether a stored value is to be sliced where it is read.
+    def is_stored_and_split(self, value: int, held: Spec, first: Spec) -> bool:
+        """Whether a dim of a stored value is to be split further where it is read.
 
-        Not told how it is held there, the partitioner slices the whole stack of layers ahead of the loop: a
-        second copy of it, made in every step.
+        Not told how it is held there, the partitioner slices the whole stack of layers ahead of the loop, or
+        exchanges its axes: a second copy of it, made in every step.
         """
-        used = {axis for dim in held for axis in dim}
-        sliced = any(axis not in used for dim in first for axis in dim)
-        return sliced and self.problem.graph.values[value].stored_bytes > 0
+        split = any(set(new) - set(old) for old, new in zip(held, first, strict=True))
+        return split and self.problem.graph.values[value].stored_bytes > 0
 
     def held_spec(self, value: int) -> Spec:
         """The spec in which a value is found by its readers."""

@@ -65,6 +65,15 @@ def test_a_stored_weight_is_sliced_where_it_is_read() -> None:
     assert _named(decisions, "y").operands[1] == (((), ()),)
 
 
+def test_a_stored_weight_changes_dims_where_it_is_read() -> None:
+    """The whole stack is not exchanged ahead of the loop either; one that is only gathered needs no help."""
+    problem = build_problem(feed_forward(), PLANE)
+    exchanged = spell_out(problem, labels_of(problem, wi=[1, NONE], h=[E, NONE], x=[1, NONE]))
+    assert _named(exchanged, "h").operands[1] == (((), (X,)), ((X,), ()))
+    gathered = spell_out(problem, labels_of(problem, wi=[1, NONE]))
+    assert _named(gathered, "h").operands[1] == (((), ()),)
+
+
 def test_what_an_elementwise_op_makes_is_gathered_once() -> None:
     sketch = Sketch({"b": 4, "e": 8, "f": 16})
     made = sketch.elementwise("exp", sketch.argument("x", "be"), name="made")
