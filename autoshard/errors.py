@@ -11,6 +11,8 @@ was expected and what to do::
     ├── TargetError(ValueError)          MODULE:FUNCTION or its inputs cannot be loaded
     ├── OptionError(ValueError)          an option that is not known, or a number out of its range
     ├── TraceError(ValueError)           the function cannot be traced, or its jaxpr cannot be planned
+    ├── SearchError(RuntimeError)        the search gave up although a plan may exist
+    │   └── PinError                     a pin that matches nothing, or asks for what is not possible
     ├── InfeasibleError(ValueError)      no plan fits the memory of a chip
     ├── CompileError(RuntimeError)       the real compiler refused a candidate
     └── PlanError(ValueError)            a plan file that cannot be read, written or understood
@@ -18,6 +20,7 @@ was expected and what to do::
 """
 
 from autoshard.cost.errors import AutoshardError, ProfileError, SliceError, UnknownChipError
+from autoshard.search.errors import PinError, SearchError
 
 __all__ = [
     "AutoshardError",
@@ -25,9 +28,11 @@ __all__ = [
     "CompileError",
     "InfeasibleError",
     "OptionError",
+    "PinError",
     "PlanError",
     "PlanMismatchError",
     "ProfileError",
+    "SearchError",
     "SliceError",
     "TargetError",
     "TraceError",

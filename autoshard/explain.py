@@ -111,6 +111,7 @@ class Explanation:
     n_chips: int
     mesh: dict[str, int]
     objective: str
+    pins: tuple[str, ...]
     created_by: str
     versions: Versions
     einsums: tuple[Operation, ...]
@@ -136,6 +137,7 @@ def explain(plan: Plan) -> Explanation:
         n_chips=plan.n_chips,
         mesh={axis.name: axis.size for axis in plan.mesh_axes},
         objective=plan.objective,
+        pins=plan.pins,
         created_by=plan.created_by,
         versions=plan.versions,
         einsums=einsums,

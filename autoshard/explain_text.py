@@ -49,6 +49,7 @@ def _header(explanation: Explanation) -> list[str]:
         f"{explanation.function} on {explanation.slice}: {explanation.n_chips} chips, mesh {mesh}, "
         f"objective {explanation.objective}",
         f"made by {explanation.created_by} with {_versions(explanation.versions)}",
+        *(f"pinned: {pin}" for pin in explanation.pins),
     ]
 
 

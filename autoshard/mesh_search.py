@@ -16,8 +16,8 @@ from autoshard.mesh_study import Tried, best_meshes, mesh_label, meshes_to_try
 from autoshard.pinning import meshes_with_axes, resolve
 from autoshard.planning import make_plan
 from autoshard.search.building import build_problem
-from autoshard.search.errors import BudgetError
-from autoshard.search.pins import PinError, pinned
+from autoshard.search.errors import BudgetError, PinError
+from autoshard.search.pins import pinned
 from autoshard.search.planner import Outcome, search_plans
 from autoshard.search.problem import Problem
 from autoshard.tune_session import Session

@@ -24,8 +24,9 @@ from autoshard.cost.layouts import REPLICATED
 from autoshard.cost.torus import TorusMesh
 from autoshard.errors import PlanError
 from autoshard.name_patterns import expand_name
+from autoshard.search.errors import PinError
 from autoshard.search.graph import Graph
-from autoshard.search.pins import OpPin, Pin, PinError, ValuePin, Wanted
+from autoshard.search.pins import OpPin, Pin, ValuePin, Wanted
 from autoshard.specs import format_type, parse_spec
 
 if TYPE_CHECKING:

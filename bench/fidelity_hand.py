@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from autoshard.pinning import resolve
-from autoshard.search.errors import BudgetError, NoSolutionError
-from autoshard.search.pins import PinError, pinned
+from autoshard.search.errors import BudgetError, NoSolutionError, PinError
+from autoshard.search.pins import pinned
 from autoshard.search.planner import Candidate, search_plans
 from bench.fidelity_cases import Study
 

@@ -38,7 +38,7 @@ from pathlib import Path
 from threading import Event
 
 from bench.zoo_options import add_options
-from bench.zoo_results import STAGES, Failure, append, forget, load
+from bench.zoo_results import STAGES, Failure, append, forget, is_failed, load
 from bench.zoo_table import table
 from tests.models.zoo import LIBRARIES, library_of
 
@@ -164,7 +164,7 @@ def forget_old(run: Run, cases: Sequence[str], *, only_failed: bool) -> None:
     """Drop the results that are to be made again."""
     known = load(run.results)
     keys = [(case, stage) for case in cases for stage in run.stages]
-    forget(run.results, [key for key in keys if not only_failed or isinstance(known.get(key), Failure)])
+    forget(run.results, [key for key in keys if not only_failed or is_failed(known.get(key))])
 
 
 def run_case(run: Run, case: str, python: Path | None) -> None:

@@ -196,6 +196,13 @@ def key_of(record: Record) -> Key:
     return record.case, record.of if isinstance(record, Failure) else str(tag)
 
 
+def is_failed(record: Record | None) -> bool:
+    """Whether a stage came to nothing, the compiler refused the program, or the numerics disagree."""
+    if isinstance(record, Compiling):
+        return record.status != "ok"
+    return isinstance(record, Failure) or (isinstance(record, Numerics) and not record.agrees)
+
+
 def append(path: Path, record: Record) -> None:
     """Add a record to a file."""
     with path.open("ab") as file:

@@ -19,6 +19,10 @@ class SearchError(AutoshardError, RuntimeError):
     """The search gave up although a plan may exist; says what to change."""
 
 
+class PinError(SearchError):
+    """A pin that cannot hold: says which, what it asks for, and what there is instead."""
+
+
 class TimeLimitError(AutoshardError, TimeoutError):
     """The time limit passed before any feasible assignment was found; there may still be one."""
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts, shard_counts
 from autoshard.cost.torus import TorusMesh
 from autoshard.search.candidates import operand_layouts, result_layouts
-from autoshard.search.errors import NoSolutionError, SearchError
+from autoshard.search.errors import NoSolutionError, PinError
 from autoshard.search.network import BoolArray
 from autoshard.search.problem import Problem
 from autoshard.search.reduction import reduce
@@ -29,10 +29,6 @@ Wanted = tuple[int, ...]
 """A layout [A]: for each mesh axis the tensor dim that it shards, or `REPLICATED`."""
 
 _MOST_SHOWN = 6
-
-
-class PinError(SearchError):
-    """A pin that cannot hold: says which, what it asks for, and what there is instead."""
 
 
 @dataclass(frozen=True, slots=True)

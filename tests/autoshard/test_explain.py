@@ -150,6 +150,11 @@ def test_a_measured_plan_names_its_devices(plan: Plan) -> None:
     assert "not run" not in text
 
 
+def test_pins_are_named(plan: Plan) -> None:
+    pinned = msgspec.structs.replace(plan, pins=("params/*/wo=y,z;x",))
+    assert "\npinned: params/*/wo=y,z;x\n" in to_text(explain(pinned))
+
+
 def test_a_tier_that_nobody_asked_for_says_so(plan: Plan) -> None:
     text = to_text(explain(msgspec.structs.replace(plan, estimated=None, skipped={})))
     assert text.count("not run: it was not asked for") == 2

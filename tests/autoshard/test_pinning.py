@@ -13,7 +13,7 @@ from autoshard.errors import InfeasibleError
 from autoshard.mesh_study import mesh_label, meshes_to_try
 from autoshard.pinning import EINSUM, RESULT, PinText, meshes_with_axes, parse_pin
 from autoshard.plan import Plan
-from autoshard.search.pins import PinError
+from autoshard.search.errors import PinError
 
 LAYERS, B, E, F = 3, 16, 64, 256
 

@@ -8,9 +8,9 @@ import pytest
 
 from autoshard.search.building import build_problem
 from autoshard.search.decisions import spell_out
-from autoshard.search.errors import SearchError
+from autoshard.search.errors import PinError, SearchError
 from autoshard.search.graph import Graph
-from autoshard.search.pins import OpPin, Pin, PinError, ValuePin, pinned
+from autoshard.search.pins import OpPin, Pin, ValuePin, pinned
 from autoshard.search.planner import search_plans
 from autoshard.search.problem import Problem
 from tests.search.graphs import cache_update, feed_forward, mesh_of, scanned_feed_forward, two_readers
