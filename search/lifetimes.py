@@ -3,10 +3,14 @@
 Points are ops in program order, loop bodies in place.  A value that an outer loop hands to an inner one is
 needed until the inner loop ends; the stacked output of a loop is there from the loop's start.  No buffer of
 their own have views of stored values (the compiler fuses them into their readers) and results of updates,
-which are written in place unless that would destroy an argument that is not donated.
+which are written in place unless that would destroy an argument that is not donated.  What is given back in
+the place of a donated argument is made there, if by then nothing else needs the argument: an elementwise op
+may still read it, element by element.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from autoshard.search.graph import Graph, Loop, Op, OpKind, consumers
 from autoshard.search.kernels import views_stored
@@ -24,6 +28,7 @@ class Lifetimes:
         shared = [(op, source) for op in graph.ops if (source := self._shared(op)) >= 0]
         for op, source in reversed(shared):
             self._last[source] = max(self._last[source], *(self._last[result] for result in op.results))
+        self._made_in_arguments = frozenset(self._replacements())
 
     def _shared(self, op: Op) -> int:
         """The operand in whose buffer the results of an op are, -1 if there is none; notes it."""
@@ -39,6 +44,22 @@ class Lifetimes:
         for result in op.results:
             self._root[result] = self._root[source]
         return source
+
+    def _replacements(self) -> Iterator[int]:
+        """Values that are made in the donated arguments in whose place they are given back."""
+        graph, readers = self._graph, consumers(self._graph)
+        for argument, result in graph.aliases:
+            replaced, handing = graph.arguments[argument], graph.values[graph.results[result]].producer
+            if handing < 0 or graph.ops[handing].kind is not OpKind.IDENTITY:
+                continue
+            value = graph.ops[handing].operands[0]
+            maker = graph.values[value].producer
+            if maker < 0 or graph.ops[maker].loop >= 0 or self._root[value] != value:
+                continue
+            carried = any(graph.ops[op].kind is OpKind.IDENTITY for op, _ in readers[replaced])
+            elementwise = graph.ops[maker].kind is OpKind.ELEMENTWISE
+            if not carried and self._last[replaced] < maker + elementwise:
+                yield value
 
     def first(self, value: int) -> int:
         """The point from which on a value is in memory: its op, or the start of the loop that stacks it."""
@@ -59,6 +80,10 @@ class Lifetimes:
     def shares(self, value: int) -> bool:
         """Whether a value is in the buffer of another one."""
         return self._root[value] != value
+
+    def is_made_in_argument(self, value: int) -> bool:
+        """Whether a value is made in a donated argument, which it replaces, unless their layouts differ."""
+        return value in self._made_in_arguments
 
     def is_kept(self, value: int) -> bool:
         """Whether a value is in an argument that the caller keeps, so that nothing may be written over it."""

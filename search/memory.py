@@ -5,10 +5,11 @@ A point is an op in program order.  Live there are: the arguments (always, a don
 with its result); loop carries and stacked outputs while their loop runs, results once made, intermediates
 from their op to their last reader; and the copies that resharding makes: a gathered operand at its reader,
 an open sum at its maker. A loop or a result takes over the buffer of what is handed to it when nothing else
-needs that, and a donated argument is updated in place.  Every term depends on one variable's label, or on
-two neighbours' labels for a copy, so the bytes at a point are one `BudgetRow`; the peak over points is found
-for each plan and the offending point is added as a row until the best plan fits.  The copies of a folded op
-have a buffer each, at their own points of the program, and their leader's label.
+needs that, a donated argument is updated in place, and what takes its place is made there.  Intermediates of
+a kernel have no buffer.  Every term depends on one variable's label, or on two neighbours' labels for a copy,
+so the bytes at a point are one `BudgetRow`; the peak over points is found for each plan and the offending
+point is added as a row until the best plan fits.  The copies of a folded op have a buffer each, at their own
+points of the program, and their leader's label.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class MemoryModel:
         self._graph = problem.graph
         self._end = len(problem.graph.ops)
         self._lifetimes = Lifetimes(problem.graph)
+        self._exists = kernels(problem.graph).exists
         self._arguments, self._results = frozenset(self._graph.arguments), frozenset(self._graph.results)
         self._members = _members(problem)
         self._home = {value: home for home, members in self._members.items() for value in members}
@@ -164,7 +166,7 @@ class MemoryModel:
         kind, first = self._kind(members), self._first_member(members)
         if kind == ARGUMENTS:
             return 0, self._end
-        if kind == ACTIVATIONS and self._lifetimes.shares(first):
+        if kind == ACTIVATIONS and not self._has_buffer(first):
             return None
         start = self._lifetimes.first(first)
         if self._takes_over(first):
@@ -173,6 +175,11 @@ class MemoryModel:
             start += 1
         stop = self._end if kind == RESULTS else self._needed_until(members)
         return start, max(start, stop)
+
+    def _has_buffer(self, value: int) -> bool:
+        """Whether an intermediate has a buffer of its own."""
+        life = self._lifetimes
+        return self._exists[value] and not life.shares(value) and not life.is_made_in_argument(value)
 
     def _kind(self, members: Sequence[int]) -> str:
         if any(v in self._arguments for v in members):
@@ -217,18 +224,14 @@ class MemoryModel:
 
     def _plain(self) -> Iterator[Span]:
         """Values without a layout variable: constants, small arguments, intermediates with one reader."""
-        graph, problem, exists = self._graph, self.problem, kernels(self._graph).exists
+        graph, problem = self._graph, self.problem
         small = (*graph.constants, *(v for v in graph.arguments if graph.values[v].free))
         constant = sum(graph.values[v].nbytes for v in small)
         form = self._form("constants", -1, lambda: np.array([float(constant)]))
         yield Span(form, 0, self._end, KINDS.index(ARGUMENTS))
         for index, variable in problem.op_variable.items():
             for position, value in enumerate(graph.ops[index].results):
-                if (
-                    exists[value]
-                    and value not in problem.value_variable
-                    and not self._lifetimes.shares(value)
-                ):
+                if value not in problem.value_variable and self._has_buffer(value):
                     key = (problem.folding.op_leader[index], position)
                     form = self._form(key, variable, partial(self._result_bytes, *key))
                     yield Span(form, index, self._lifetimes.last(value), KINDS.index(ACTIVATIONS))
@@ -270,6 +273,9 @@ class MemoryModel:
     def _copy_at_slot(self, flow: Flow) -> Span | None:
         """A slot that would take a buffer over but wants another layout; others have their own anyway."""
         members = self._tied(flow.value)
+        source = self._graph.ops[flow.op].operands[0]
+        if self._lifetimes.is_made_in_argument(source) and self._kind(members) == ARGUMENTS:
+            return self._side(flow, Side.LEAVING, self._lifetimes.first(source), flow.op, ACTIVATIONS)
         if flow.value != self._first_member(members) or not self._takes_over(flow.value):
             return None
         if self._kind(members) == ARGUMENTS:

@@ -169,6 +169,43 @@ def test_an_update_in_another_layout_is_a_copy_until_it_is_handed_back() -> None
     assert live == [cache / 2 + new + cache, cache / 2 + new + cache, cache / 2 + new]
 
 
+def optimizer() -> Graph:
+    """Ops: m1 = m + g, read for its norm and for p1 = p + m1; m1 and p1 are given back for m and p."""
+    sketch = Sketch({"b": 4, "e": 8})
+    p, m, g = (sketch.argument(name, "be") for name in ("p", "m", "g"))
+    m1 = sketch.elementwise("add", m, g, name="m1")
+    p1 = sketch.elementwise("add", p, m1, name="p1")
+    return sketch.graph(p1, m1, aliases=((0, 0), (1, 1)))
+
+
+def test_what_replaces_an_argument_is_made_in_it() -> None:
+    assert _replicated(optimizer()) == [3 * X] * 5
+
+
+def test_what_replaces_an_argument_in_another_layout_is_a_copy_until_it_is_handed_back() -> None:
+    problem = build_problem(optimizer(), MESH)
+    # m lies split in two; it is gathered for m1, which is whole until it is sliced again.
+    live = _live(problem, labels_of(problem, m=[0]))
+    assert live == [2.5 * X + X + X, 2.5 * X + X, 2.5 * X + X, 2.5 * X + X, 2.5 * X]
+
+
+def test_what_replaces_an_argument_that_is_read_later_is_made_elsewhere() -> None:
+    sketch = Sketch({"b": 4, "e": 8})
+    m, g = sketch.argument("m", "be"), sketch.argument("g", "be")
+    m1 = sketch.elementwise("add", m, g, name="m1")
+    late = sketch.einsum("be,be->e", m1, m, name="late")
+    assert _replicated(sketch.graph(m1, late, aliases=((0, 0),)))[0] == 2 * X + X
+
+
+def test_what_only_its_kernel_reads_is_nowhere() -> None:
+    sketch = Sketch({"b": 4, "e": 8})
+    x = sketch.argument("x", "be")
+    h = sketch.elementwise("tanh", x, name="h")
+    left, right = (sketch.elementwise("mul", h, name=name) for name in ("left", "right"))
+    live = _replicated(sketch.graph(sketch.elementwise("add", left, right, name="sum")))
+    assert live == [X, X, X, 2 * X, 2 * X, 2 * X]
+
+
 def test_small_arguments_are_whole_on_every_chip() -> None:
     sketch = Sketch({"b": 4, "e": 8})
     x, scale = sketch.argument("x", "be"), sketch.argument("scale", "be", free=True)
