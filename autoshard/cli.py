@@ -1,7 +1,7 @@
 """The command line: results on stdout, progress and errors on stderr, and an exit code that means something.
 
-Exit codes: 0 done, 1 a difference was found (`check`), 2 an error, 130 stopped by Ctrl-C. An error that
-autoshard raises on purpose is a message without a traceback; `--debug` shows the traceback.
+Exit codes: 0 done, 1 a difference was found (`check`, `audit`), 2 an error, 130 stopped by Ctrl-C. An error
+that autoshard raises on purpose is a message without a traceback; `--debug` shows the traceback.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import traceback
 from collections.abc import Sequence
 
 import autoshard
-from autoshard.commands import calibrate, check, explain, tune
+from autoshard.commands import audit, calibrate, check, explain, tune
 from autoshard.commands.command import ERROR, INTERRUPTED, Command
 from autoshard.errors import AutoshardError
 
-COMMANDS = (tune.COMMAND, explain.COMMAND, check.COMMAND, calibrate.COMMAND)
+COMMANDS = (tune.COMMAND, explain.COMMAND, check.COMMAND, audit.COMMAND, calibrate.COMMAND)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,28 +1,36 @@
 """Tier 2: what the real TPU compiler says of a candidate, on a host without a TPU.
 
 The parent calls `compile_all`. Each candidate is compiled ahead of time in a child process for the
-described slice; HBM per chip is the compiler's own figure, the step time is estimated from its schedule
-(`autoshard.timeline`), and a program that does not fit is a result, not an error: the compiler names the
-bytes that it would have needed.
+described slice, unless the answer is known from an earlier run (`autoshard.compile_cache`); HBM per chip is
+the compiler's own figure, the step time is estimated from its schedule (`autoshard.timeline`) with the chip's
+present numbers, and a program that does not fit is a result, not an error: the compiler names the bytes that
+it would have needed.
 
 Run as a module, this file is the child.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from autoshard.cost.chips import chip
+from autoshard.compile_cache import CompileCache, cache_folder
+from autoshard.compiler_answer import CompilerAnswer, CompileRequest, compile_program
 from autoshard.cost.slices import Slice, parse_slice
-from autoshard.cost.torus import TorusMesh
-from autoshard.programs import LoadedProgram, Program, argument_specs, chosen_orders, load
-from autoshard.timeline import CompiledCollective, Timeline, estimate_timeline
-from autoshard.topology import compiler_environment, compiler_skip_reason, mesh_for
+from autoshard.cost.torus import MeshAxis, TorusMesh
+from autoshard.host import host_memory_bytes
+from autoshard.program_key import program_key
+from autoshard.programs import Program
+from autoshard.rematerialisation import rematerialised_in
+from autoshard.timeline import CompiledCollective, estimate_timeline
+from autoshard.topology import compiler_environment, compiler_skip_reason
 from autoshard.workers import Outcome, run_jobs, serve
 
 Status = Literal["ok", "out of memory", "crashed", "timed out", "failed", "skipped"]
@@ -31,6 +39,8 @@ _OUT_OF_MEMORY = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d
 _UNIT_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _REMATERIALISATION = "Involuntary full rematerialization"
 _LOG_TAIL_CHARACTERS = 1000
+_HOST_MEMORY_SHARE = 0.8
+"""Of the host's memory, what all compiles together may hold."""
 
 
 class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +65,7 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
         result_orders: the same of each flat result.
         rematerialisations: reshards that the partitioner could only do by replicating the tensor.
         text: the scheduled HLO, where it was asked for.
+        rematerialised: the compiler's warning of each of these (`autoshard.rematerialisation`).
     """
 
     status: Status
@@ -73,15 +84,7 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
     result_orders: tuple[tuple[int, ...], ...] = ()
     rematerialisations: int = 0
     text: str | None = None
-
-
-class CompileRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One job of the child: a program, the slice, and the chip's numbers that differ from the table."""
-
-    program: Program
-    slice_name: str
-    chip_values: dict[str, float]
-    keep_text: bool = False
+    rematerialised: tuple[str, ...] = ()
 
 
 def compile_all(
@@ -92,9 +95,11 @@ def compile_all(
     time_limit_seconds: float = 300.0,
     on_result: Callable[[int, CompileResult], None] | None = None,
     on_start: Callable[[int], None] | None = None,
+    on_known: Callable[[int], None] | None = None,
+    note: Callable[[str], None] | None = None,
     keep_text: bool = False,
 ) -> list[CompileResult]:
-    """Compile candidates for a slice in child processes.
+    """Compile candidates for a slice in child processes, those that were not compiled before.
 
     Nothing is raised for a candidate that cannot be compiled: its result says so. Ctrl-C ends the children
     and is raised again; what `on_result` was given until then stays valid.
@@ -106,6 +111,8 @@ def compile_all(
         time_limit_seconds: per candidate.
         on_result: called with the index and the result of a candidate as soon as it is known.
         on_start: called with the index of a candidate when its compile begins.
+        on_known: called with the index of a candidate whose answer comes from the cache.
+        note: told what is wrong with the cache; left out, stderr is.
         keep_text: keep the scheduled HLO in the results.
 
     Returns:
@@ -119,42 +126,62 @@ def compile_all(
         if on_result is not None:
             on_result(index, result)
 
+    def judge(index: int, answer: CompilerAnswer) -> None:
+        settle(index, _estimated(answer, parsed, programs[index].mesh_axes, keep_text))
+
     reason = compiler_skip_reason(parsed)
     if reason is not None:
         for index in range(len(programs)):
             settle(index, CompileResult(status="skipped", detail=reason))
         return [result for result in results if result is not None]
-    changes = _chip_values(parsed)
-    requests = [
-        CompileRequest(program=program, slice_name=parsed.name, chip_values=changes, keep_text=keep_text)
-        for program in programs
-    ]
+    cache = CompileCache(cache_folder(os.environ), note or _to_stderr)
+    keys = [program_key(program, parsed) if cache.folder else "" for program in programs]
+    new = []
+    for index, key in enumerate(keys):
+        known = cache.get(key)
+        if known is None:
+            new.append(index)
+            continue
+        if on_known is not None:
+            on_known(index)
+        judge(index, known)
     outcomes = run_jobs(
-        requests,
+        [CompileRequest(program=programs[index], slice_name=parsed.name) for index in new],
         module="autoshard.compile_worker",
         workers=workers,
         time_limit_seconds=time_limit_seconds,
+        memory_limit_bytes=_HOST_MEMORY_SHARE * host_memory_bytes(),
         environment=compiler_environment(),
-        on_start=on_start,
+        on_start=None if on_start is None else lambda job: on_start(new[job]),
     )
     with closing(outcomes):
         for outcome in outcomes:
-            settle(outcome.index, result_of(outcome))
+            index, answer = new[outcome.index], answer_of(outcome)
+            if answer is None:
+                settle(index, _lost(outcome))
+            else:
+                cache.put(keys[index], answer)
+                judge(index, answer)
     return [result for result in results if result is not None]
 
 
-def result_of(outcome: Outcome) -> CompileResult:
-    """Return the result that a child's outcome stands for."""
-    rematerialisations = outcome.log.count(_REMATERIALISATION)
+def answer_of(outcome: Outcome) -> CompilerAnswer | None:
+    """Return what the compiler said in a child; None where it said nothing of the program."""
     if outcome.status == "ok":
-        result = msgspec.msgpack.decode(outcome.answer, type=CompileResult)
-        return msgspec.structs.replace(result, rematerialisations=rematerialisations)
+        answer = msgspec.msgpack.decode(outcome.answer, type=CompilerAnswer)
+        return msgspec.structs.replace(answer, log=outcome.log)
     needed = out_of_memory_bytes(outcome.detail)
-    if needed is not None:
-        return CompileResult(status="out of memory", detail=outcome.detail, hbm_bytes_per_chip=needed)
-    tail = outcome.log.strip()[-_LOG_TAIL_CHARACTERS:] if outcome.status == "crashed" else ""
-    detail = f"{outcome.detail}; its last words: {tail}" if tail else outcome.detail
-    return CompileResult(status=outcome.status, detail=detail, rematerialisations=rematerialisations)
+    if needed is None:
+        return None
+    return CompilerAnswer(
+        status="out of memory", detail=outcome.detail, hbm_bytes_per_chip=needed, log=outcome.log
+    )
+
+
+def result_of(outcome: Outcome, slice_: Slice, mesh_axes: tuple[MeshAxis, ...]) -> CompileResult:
+    """Return the result that a child's outcome stands for."""
+    answer = answer_of(outcome)
+    return _lost(outcome) if answer is None else _estimated(answer, slice_, mesh_axes, keep_text=False)
 
 
 def out_of_memory_bytes(message: str) -> int | None:
@@ -163,62 +190,59 @@ def out_of_memory_bytes(message: str) -> int | None:
     return None if match is None else round(float(match[1]) * _UNIT_BYTES[match[2]])
 
 
-def compile_program(request: CompileRequest) -> CompileResult:
-    """Compile one program in this process, which must run under `compiler_environment()`."""
-    import jax
-
-    jax.config.update("jax_enable_x64", request.program.enable_x64)
-    mesh_axes = request.program.mesh_axes
-    slice_ = _calibrated(parse_slice(request.slice_name), request.chip_values)
-    loaded = load(request.program, mesh_for(slice_, mesh_axes), choose_layouts=True)
-    lowered = loaded.jitted.lower(*loaded.arguments)
-    compiled = lowered.compile(compiler_options=request.program.compiler_options)
-    text = compiled.as_text()
-    return _result(
-        compiled, loaded, estimate_timeline(text, TorusMesh(slice_, mesh_axes)), text, request.keep_text
+def _lost(outcome: Outcome) -> CompileResult:
+    """The result of a compile that gave no answer."""
+    tail = outcome.log.strip()[-_LOG_TAIL_CHARACTERS:] if outcome.status == "crashed" else ""
+    detail = f"{outcome.detail}; its last words: {tail}" if tail else outcome.detail
+    return CompileResult(
+        status=outcome.status,
+        detail=detail,
+        rematerialisations=outcome.log.count(_REMATERIALISATION),
+        rematerialised=rematerialised_in(outcome.log),
     )
 
 
-def _result(
-    compiled: Any, loaded: LoadedProgram, timeline: Timeline, text: str, keep_text: bool
+def _estimated(
+    answer: CompilerAnswer, slice_: Slice, mesh_axes: tuple[MeshAxis, ...], keep_text: bool
 ) -> CompileResult:
-    memory = compiled.memory_analysis()
-    return CompileResult(
-        status="ok",
+    """The result of an answer, with the step time as it follows from the chip's present numbers."""
+    result = CompileResult(
+        status=answer.status,
+        detail=answer.detail,
+        hbm_bytes_per_chip=answer.hbm_bytes_per_chip,
+        argument_bytes=answer.argument_bytes,
+        argument_specs=answer.argument_specs,
+        argument_orders=answer.argument_orders,
+        result_orders=answer.result_orders,
+        rematerialisations=answer.log.count(_REMATERIALISATION),
+        text=answer.text if keep_text and answer.text else None,
+        rematerialised=rematerialised_in(answer.log),
+    )
+    if answer.status != "ok":
+        return result
+    try:
+        timeline = estimate_timeline(answer.text, TorusMesh(slice_, mesh_axes))
+    except Exception as error:  # a schedule that cannot be read costs its candidate, not the run
+        traceback.print_exc()
+        detail = f"the schedule cannot be read: {type(error).__name__}: {error}"
+        return msgspec.structs.replace(result, status="failed", detail=detail)
+    return msgspec.structs.replace(
+        result,
         seconds_estimated=timeline.seconds,
-        hbm_bytes_per_chip=int(memory.peak_memory_in_bytes),
-        argument_bytes=int(memory.argument_size_in_bytes),
         compute_seconds=timeline.compute_seconds,
         filled_seconds=timeline.filled_seconds,
         collective_seconds=timeline.collective_seconds,
         exposed_collective_seconds=timeline.exposed_collective_seconds,
         collectives=timeline.collectives,
         unknown_loops=timeline.unknown_loops,
-        argument_specs=argument_specs(compiled, loaded.arguments),
-        argument_orders=chosen_orders(compiled.input_formats[0]),
-        result_orders=chosen_orders(compiled.output_formats),
-        text=text if keep_text else None,
     )
 
 
-def _chip_values(slice_: Slice) -> dict[str, float]:
-    table = chip(slice_.chip.name).quantities
-    changed = {
-        name: known.value
-        for name, known in slice_.chip.quantities.items()
-        if known.value != table[name].value
-    }
-    return {name.replace("peak_flops_per_second.", "peak_"): value for name, value in changed.items()}
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
-def _calibrated(slice_: Slice, values: dict[str, float]) -> Slice:
-    if not values:
-        return slice_
-    changed = slice_.chip.with_values("measured", "calibrated", **values)
-    return Slice(changed, slice_.topology, slice_.num_slices)
-
-
-def _handle(request: CompileRequest, report: Callable[[str], None]) -> CompileResult:
+def _handle(request: CompileRequest, report: Callable[[str], None]) -> CompilerAnswer:
     report("compiling")
     return compile_program(request)
 

@@ -87,7 +87,7 @@ def collective_of(instruction: Instruction, computation: Computation, module: Mo
         return _described(instruction, computation, role, module)
     if opcode not in ("fusion", "async-start", "async-done", "async-update"):
         return None
-    inner = _inner_collective(instruction, module)
+    inner = inner_collective(instruction, module)
     if inner is None:
         return None
     return _described(*inner, _wrapped_role(instruction, module), module, wrapper=instruction)
@@ -122,12 +122,18 @@ def _base_and_role(opcode: str) -> tuple[str, Role]:
     return opcode, "whole"
 
 
-def _inner_collective(instruction: Instruction, module: Module) -> tuple[Instruction, Computation] | None:
+def base_opcode(opcode: str) -> str:
+    """Return the opcode of the whole collective that an opcode is or is a half of."""
+    return _base_and_role(opcode)[0]
+
+
+def inner_collective(instruction: Instruction, module: Module) -> tuple[Instruction, Computation] | None:
+    """Return the collective inside of an instruction (a fusion, say) and where it stands, None if none."""
     for computation in module.called_by(instruction):
         for inner in computation.instructions:
             if _base_and_role(inner.opcode)[0] in _KINDS:
                 return inner, computation
-            if inner.opcode == "fusion" and (found := _inner_collective(inner, module)) is not None:
+            if inner.opcode == "fusion" and (found := inner_collective(inner, module)) is not None:
                 return found
     return None
 

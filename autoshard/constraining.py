@@ -7,6 +7,9 @@ numerics, gradients and donation are unchanged. What the model's author sharded 
 on the way (`autoshard.user_shardings`). Mutable arrays cannot be constrained: they are handed on. A slice
 that the partitioner would take for its operand (`autoshard.compiler_limits`) gets a copy of it: a constraint
 that leaves all dims to the compiler.
+
+Every equation that is bound here, its constraints included, stands under a name scope that says its path
+(`autoshard.attribution_marks`): compiled collectives can so be told apart by the equation they serve.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.ref import AbstractRef
 from jax.sharding import PartitionSpec
 
+from autoshard.attribution_marks import mark_of
 from autoshard.compiler_limits import needs_operand_of_its_own, some_need_operands_of_their_own
+from autoshard.naming import source_of
 from autoshard.primitives import BODY_KEYS, called_jaxpr, scan_counts
 from autoshard.user_shardings import AnyMesh, Freeing
 
@@ -60,6 +65,7 @@ class Constraints:
 
 _PLAIN_CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 """Calls that mean nothing of their own: they are inlined."""
+_HIGHER = frozenset({"scan", "while", "cond"})
 Constrain = Callable[[Any, PartitionSpec], Any]
 
 
@@ -95,17 +101,26 @@ class _Runner:
     constrain: Constrain
     freeing: Freeing | None
 
-    def body(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], path: str) -> list[Any]:
+    def body(
+        self,
+        jaxpr: Jaxpr,
+        consts: Sequence[Any],
+        arguments: Sequence[Any],
+        path: str,
+        caller: Any = None,
+    ) -> list[Any]:
+        """Run equations; those that know no line of the user's get the traceback of their `caller`."""
         env: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
         copies: dict[tuple[Any, Chain], Any] = {}
         outer = source_info_util.current_name_stack()
         for position, eqn in enumerate(jaxpr.eqns):
             here = f"{path}/{position}" if path else str(position)
-            source = source_info_util.user_context(
-                eqn.source_info.traceback, name_stack=outer + eqn.source_info.name_stack
-            )
+            stack = outer + eqn.source_info.name_stack
+            stack = stack if self.runs_bodies(eqn, here) else stack.extend(mark_of(here))
+            lines = eqn.source_info.traceback if caller is None or source_of(eqn) else caller
+            source = source_info_util.user_context(lines, name_stack=stack)
             with source, eqn.ctx.manager, self.context(eqn):
-                results = self.equation(eqn, self.operands(eqn, env, copies, here), here)
+                results = self.equation(eqn, self.operands(eqn, env, copies, here), here, lines)
             env.update(zip(eqn.outvars, results, strict=True))
         return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
 
@@ -135,15 +150,15 @@ class _Runner:
         """Put one constraint on an array."""
         return value if isinstance(jax.typeof(value), AbstractRef) else self.constrain(value, spec)
 
-    def equation(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
-        results = self.evaluate(eqn, operands, path)
+    def equation(self, eqn: JaxprEqn, operands: list[Any], path: str, lines: Any) -> list[Any]:
+        results = self.evaluate(eqn, operands, path, lines)
         chains = self.constraints.results.get(path, ())
         for position, chain in enumerate(chains[: len(results)]):
             for spec in chain:
                 results[position] = self.put(results[position], spec)
         return results
 
-    def evaluate(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
+    def evaluate(self, eqn: JaxprEqn, operands: list[Any], path: str, lines: Any) -> list[Any]:
         higher = {"scan": self.scan, "while": self.while_loop, "cond": self.cond}.get(eqn.primitive.name)
         if higher is not None:
             return higher(eqn, operands, path) if self.enters(eqn, path) else _bind(eqn, operands, eqn.params)
@@ -153,8 +168,13 @@ class _Runner:
         if not self.enters(eqn, path):
             return _bind(eqn, operands, eqn.params)
         if eqn.primitive.name in _PLAIN_CALLS:
-            return self.body(*inner, operands, path)
+            return self.body(*inner, operands, path, lines)
         return self.call(eqn, ClosedJaxpr(*inner), operands, path)
+
+    def runs_bodies(self, eqn: JaxprEqn, path: str) -> bool:
+        """Whether an equation is run as those of its bodies, each of which has its own mark."""
+        has_bodies = eqn.primitive.name in _HIGHER or called_jaxpr(eqn) is not None
+        return has_bodies and self.enters(eqn, path)
 
     def enters(self, eqn: JaxprEqn, path: str) -> bool:
         """Whether the bodies of an equation are run anew: for a constraint, an annotation, a copy inside."""
@@ -193,13 +213,16 @@ class _Runner:
 
         return jax.make_jaxpr(run)(*(_abstract(v.aval) for v in closed.jaxpr.invars))
 
+    # What a loop carries is held where it ends, too: the partitioner else takes over, for the whole loop, the
+    # layout in which the result is wanted, and brings the carry to its own in every iteration.
+
     def scan(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
         first, n_carry = scan_counts(eqn)
         carries = [f"{path}:carry{i}" for i in range(n_carry)]
         ys = [f"{path}:y{i}" for i in range(len(eqn.outvars) - n_carry)]
         body = self.closed(eqn.params["jaxpr"], path, [*carries, *ys])
         started = [*operands[:first], *self.in_slots(operands[first:], carries)]
-        return _bind(eqn, started, {**eqn.params, "jaxpr": body})
+        return self.in_slots(_bind(eqn, started, {**eqn.params, "jaxpr": body}), carries)
 
     def while_loop(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
         first = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
@@ -207,7 +230,8 @@ class _Runner:
         cond = self.closed(eqn.params["cond_jaxpr"], f"{path}/cond")
         body = self.closed(eqn.params["body_jaxpr"], path, carries)
         started = [*operands[:first], *self.in_slots(operands[first:], carries)]
-        return _bind(eqn, started, {**eqn.params, "cond_jaxpr": cond, "body_jaxpr": body})
+        ended = _bind(eqn, started, {**eqn.params, "cond_jaxpr": cond, "body_jaxpr": body})
+        return self.in_slots(ended, carries)
 
     def cond(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
         branches = enumerate(eqn.params["branches"])
@@ -217,9 +241,15 @@ class _Runner:
 
     def in_slots(self, values: Sequence[Any], keys: Sequence[str]) -> list[Any]:
         """Constrain the first values as the slots `keys` are; the rest goes through."""
-        specs = [self.constraints.slots.get(key) for key in keys]
-        pairs = zip(values, [*specs, *[None] * (len(values) - len(specs))], strict=True)
-        return [value if spec is None else self.put(value, spec) for value, spec in pairs]
+        slots = self.constraints.slots
+        pairs = zip(values[: len(keys)], keys, strict=True)
+        placed = [self.in_slot(value, slots[key], key) if key in slots else value for value, key in pairs]
+        return [*placed, *values[len(placed) :]]
+
+    def in_slot(self, value: Any, spec: PartitionSpec, key: str) -> Any:
+        """Constrain a value that is handed over."""
+        with jax.named_scope(mark_of(key)):
+            return self.put(value, spec)
 
 
 def _bind(eqn: JaxprEqn, operands: Sequence[Any], params: dict[str, Any]) -> list[Any]:

@@ -19,24 +19,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from autoshard.errors import CompileError
+from autoshard.hlo_brackets import group_end, split_top_level
+from autoshard.hlo_metadata import Frames, op_name_of, parse_frames
 
 _HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = ")
 _ARRAY = re.compile(r"(?P<dtype>[a-z][a-z0-9]*)\[(?P<dims>[0-9,<=?]*)\](?:\{(?P<layout>[^{}]*)\})?")
 _MEMORY_SPACE = re.compile(r"S\((\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
-_OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 _DEVICE_ORDER = "device_ids"  # "replica_groups=mesh[..], device_ids=(..) {..}" is one attribute
 _ATTRIBUTE = re.compile(r"\s*(?P<name>\w+)=")
 _NAME = re.compile(r"%([\w.\-]+)")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _PARTITIONS = re.compile(r"\bnum_partitions=(\d+)")
 _BITS = re.compile(r"(\d+)")
-_OPENING, _CLOSING = "([{", ")]}"
 _CALL_ATTRIBUTES = (
     "calls",
     "to_apply",
@@ -84,6 +84,7 @@ class Instruction:
         op_name: path of the JAX operation, empty where unknown.
         backend_config: raw text, empty without one.
         is_root: whether this is the computation's result.
+        metadata: raw text, empty without any (`autoshard.hlo_metadata`).
     """
 
     name: str
@@ -96,6 +97,7 @@ class Instruction:
     op_name: str
     backend_config: str
     is_root: bool
+    metadata: str = ""
 
     @property
     def called(self) -> tuple[str, ...]:
@@ -129,11 +131,19 @@ class Computation:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A program: its computations by name, the entry's name, and over how many chips it is partitioned."""
+    """A program.
+
+    Attributes:
+        computations: by name.
+        entry: name of the computation that runs.
+        n_partitions: over how many chips it is partitioned.
+        frames: lines of Python that its instructions come from.
+    """
 
     computations: Mapping[str, Computation]
     entry: str
     n_partitions: int
+    frames: Frames = field(default_factory=Frames)
 
     def called_by(self, instruction: Instruction) -> tuple[Computation, ...]:
         """Return the computations that an instruction calls."""
@@ -148,7 +158,8 @@ def parse_module(text: str) -> Module:
     """
     computations: dict[str, Computation] = {}
     entry, name, instructions = "", "", list[Instruction]()
-    for line in text.splitlines():
+    lines = text.splitlines()
+    for line in lines:
         if header := _HEADER.match(line):
             name, instructions = header["name"], []
             entry = name if header["entry"] else entry
@@ -164,7 +175,7 @@ def parse_module(text: str) -> Module:
             "The text is not an HLO module: it has no ENTRY computation. Pass `compiled.as_text()`."
         )
     partitions = _PARTITIONS.search(text.partition("\n")[0])
-    return Module(computations, entry, int(partitions[1]) if partitions else 1)
+    return Module(computations, entry, int(partitions[1]) if partitions else 1, parse_frames(lines))
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
@@ -180,33 +191,14 @@ def element_bytes(dtype: str) -> float:
     return 0.0 if bits is None else int(bits[1]) / 8
 
 
-def split_top_level(text: str) -> list[str]:
-    """Split at the commas that stand outside of brackets and quotes."""
-    parts, start, depth, quoted = [], 0, 0, False
-    for position, character in enumerate(text):
-        if character == '"' and text[position - 1 : position] != "\\":
-            quoted = not quoted
-        elif quoted:
-            continue
-        elif character in _OPENING:
-            depth += 1
-        elif character in _CLOSING:
-            depth -= 1
-        elif character == "," and depth == 0:
-            parts.append(text[start:position])
-            start = position + 1
-    return [part for part in (*parts, text[start:]) if part.strip()]
-
-
 def _parse_instruction(line: str, match: re.Match[str]) -> Instruction:
     body, _, backend_config = line[match.end() :].partition(", backend_config=")
     body, _, metadata = body.partition(", metadata=")
-    shape_end = _group_end(body, 0) if body.startswith("(") else body.index(" ")
+    shape_end = group_end(body, 0) if body.startswith("(") else body.index(" ")
     opcode, _, _ = body[shape_end:].strip().partition("(")
     arguments_start = body.index("(", shape_end)
-    arguments_end = _group_end(body, arguments_start)
+    arguments_end = group_end(body, arguments_start)
     argument = body[arguments_start + 1 : arguments_end - 1]
-    name = _OP_NAME.search(metadata)
     cycles = _CYCLES.search(backend_config)
     return Instruction(
         name=match["name"],
@@ -216,9 +208,10 @@ def _parse_instruction(line: str, match: re.Match[str]) -> Instruction:
         attributes=_parse_attributes(body[arguments_end:]),
         argument=argument,
         cycles=int(cycles[1]) if cycles else None,
-        op_name=name[1] if name else "",
+        op_name=op_name_of(metadata),
         backend_config=backend_config,
         is_root=match["root"] is not None,
+        metadata=metadata,
     )
 
 
@@ -249,19 +242,3 @@ def _parse_array(match: re.Match[str]) -> Shape:
     dims = tuple(int(size.lstrip("<=?") or 0) for size in match["dims"].split(",") if size)
     space = _MEMORY_SPACE.search(match["layout"] or "")
     return Shape(match["dtype"], dims, int(space[1]) if space else 0)
-
-
-def _group_end(text: str, start: int) -> int:
-    """Return the position after the bracket that closes the one at `start`."""
-    depth, quoted = 0, False
-    for position in range(start, len(text)):
-        character = text[position]
-        if character == '"' and text[position - 1 : position] != "\\":
-            quoted = not quoted
-        elif not quoted and character in _OPENING:
-            depth += 1
-        elif not quoted and character in _CLOSING:
-            depth -= 1
-            if depth == 0:
-                return position + 1
-    raise CompileError(f"An HLO line has an unclosed bracket: `{text[:120]}`.")

@@ -57,6 +57,15 @@ def moved_bytes(instruction: Instruction, computation: Computation, module: Modu
     )
 
 
+def copied_bytes(instruction: Instruction) -> float:
+    """Return the bytes that a copy between HBM and on-chip memory moves over the HBM's wires."""
+    arrays = [shape for shape in instruction.shapes if shape.dims]  # the rest is the pair's context
+    copied = min((shape.nbytes for shape in arrays), default=0.0)
+    in_hbm = [shape for shape in arrays if hbm_bytes((shape,))]
+    both_sides = instruction.opcode == "copy-start" and len(in_hbm) == 2
+    return copied * (2 if both_sides else 1) if in_hbm else 0.0
+
+
 def hbm_bytes(shapes: tuple[Shape, ...]) -> float:
     """Return the bytes of those arrays that lie in HBM."""
     return sum(shape.nbytes for shape in shapes if shape.memory_space == 0)

@@ -15,6 +15,8 @@ from autoshard.compile_worker import CompileResult
 from autoshard.memory_orders import with_orders
 from autoshard.plan import Plan
 from autoshard.plan_records import Estimate, Measurement
+from autoshard.programs import Program
+from autoshard.propagation_check import PropagationCheck
 from autoshard.timing_bench import TimingResult
 
 OK = "ok"
@@ -22,18 +24,27 @@ OK = "ok"
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A candidate plan with what the tiers said; `status` is "ok" or why it cannot win."""
+    """A candidate plan with what the tiers said; `status` is "ok" or why it cannot win.
+
+    `program` is the function under the plan, once it has been exported.
+    """
 
     plan: Plan
     status: str = OK
+    program: Program | None = None
+    propagated: PropagationCheck | None = None
     compiled: CompileResult | None = None
     timed: TimingResult | None = None
 
     @property
     def seconds(self) -> float:
-        """The best knowledge of its step time: measured, else estimated, else predicted."""
+        """The best knowledge of its step time: measured, else estimated, else predicted.
+
+        What tier 1 finds beyond the plan's own collectives comes on top of a prediction.
+        """
         plan = self.plan
-        return plan.measured_seconds or plan.estimated_seconds or plan.predicted_seconds
+        unseen = 0.0 if self.propagated is None else self.propagated.unseen_seconds
+        return plan.measured_seconds or plan.estimated_seconds or plan.predicted_seconds + unseen
 
     @property
     def tier(self) -> int:

@@ -10,9 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from autoshard.errors import CompileError
 from autoshard.judged import OK, Judged
 from autoshard.mesh_search import search_candidates
-from autoshard.refining import compile_candidates, host_memory_reason, time_candidates
+from autoshard.refining import (
+    compile_candidates,
+    host_memory_reason,
+    partition_candidates,
+    time_candidates,
+)
 from autoshard.topology import compiler_skip_reason
 from autoshard.tune_session import Session
 
@@ -20,6 +26,8 @@ ESTIMATED, MEASURED = "estimated", "measured"
 TIER_NAMES = {ESTIMATED: "tier 2 (TPU compiler)", MEASURED: "tier 3 (timing)"}
 NOT_ASKED = "not asked for (--refine)"
 
+_NOTABLE_SHARE = 0.01
+"""Time of collectives that the model did not see, as a share of the step, from which on it is said."""
 _HEADROOM_RETRIES = 3
 _MARGIN_BYTES = 2**26
 _COMPILE_SECONDS, _COMPILE_SECONDS_PER_OP, _MOST_COMPILE_SECONDS = 300.0, 0.05, 3600.0
@@ -45,6 +53,8 @@ class Refinement:
     def run(self) -> None:
         """Take the candidates as far as was asked and as this machine can."""
         refine = self.session.options.refine
+        if refine != "none":
+            self._partition_new()
         if self._runs(ESTIMATED, refine in ("compile", "auto"), compiler_skip_reason(self.session.slice_)):
             self._compile()
         if self._runs(MEASURED, refine in ("time", "auto"), self._timing_skip_reason()):
@@ -67,6 +77,30 @@ class Refinement:
             return f"{slice_.name} is not attached to this machine; on the slice itself, use --slice local"
         return host_memory_reason(self.session.traced)
 
+    def _partition_new(self) -> None:
+        """Ask Shardy about the candidates that it has not seen."""
+        waiting = [i for i, candidate in enumerate(self.candidates) if candidate.propagated is None]
+        session = self.session
+        session.progress.stage("partition", total=len(waiting))
+
+        def keep(index: int, judged: Judged) -> None:
+            self.candidates[waiting[index]] = judged
+            check, step_seconds = judged.propagated, judged.plan.predicted_seconds
+            if check is not None and not check.agrees(_NOTABLE_SHARE * step_seconds):
+                session.progress.note(f"candidate {waiting[index] + 1} partitioned: {check.summary}")
+
+        try:
+            partition_candidates(
+                session.traced,
+                [self.candidates[i] for i in waiting],
+                session.slice_,
+                platform=_PLATFORMS[session.slice_.chip.kind],
+                workers=session.options.workers,
+                on_result=keep,
+            )
+        except CompileError as error:  # it cannot be exported; a tier that has to says so itself
+            session.progress.note(f"tier 1 (partitioner) skipped: {error}")
+
     def _compile(self) -> None:
         headroom_bytes = 0.0
         self._compile_new()
@@ -85,6 +119,7 @@ class Refinement:
                 raise KeyboardInterrupt
             if not found.candidates:
                 return
+            self._partition_new()
             self._compile_new()
 
     def _compile_new(self) -> None:
@@ -93,7 +128,10 @@ class Refinement:
         progress = self.session.progress
         progress.stage("compile", total=len(waiting))
 
-        def note(index: int, judged: Judged) -> None:
+        def step(index: int, source: str = "") -> None:
+            progress.step(f"candidate {waiting[index] + 1}{source}")
+
+        def keep(index: int, judged: Judged) -> None:
             self.candidates[waiting[index]] = judged
             if judged.status != OK:
                 progress.note(f"candidate {waiting[index] + 1} dropped: {judged.status}")
@@ -103,8 +141,10 @@ class Refinement:
             [self.candidates[i] for i in waiting],
             workers=self.session.options.workers,
             time_limit_seconds=compile_limit_seconds(len(self.session.graph.ops)),
-            on_start=lambda index: progress.step(f"candidate {waiting[index] + 1}"),
-            on_result=note,
+            on_start=step,
+            on_known=lambda index: step(index, ", from the cache"),
+            on_result=keep,
+            note=progress.note,
         )
 
     def _time(self) -> None:

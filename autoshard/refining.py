@@ -1,13 +1,14 @@
-"""Tiers 2 and 3 for some candidates: export each with its constraints and have a child process judge it.
+"""Tiers 1 to 3 for some candidates: export each with its constraints and have a child process judge it.
 
-`autoshard.compile_worker` compiles for the slice; `autoshard.timing_worker` runs on devices and compares
-the outputs with those of the function as it is.
+`autoshard.propagation_worker` has Shardy partition it, `autoshard.compile_worker` compiles it for the
+slice; `autoshard.timing_worker` runs it on devices and compares the outputs with those of the function as it
+is.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,10 +19,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from autoshard.applying import argument_specs, constraints_of, result_specs
 from autoshard.compile_worker import CompileResult, compile_all
 from autoshard.constraining import run_constrained
+from autoshard.cost.slices import Slice
 from autoshard.cost.torus import MeshAxis
+from autoshard.host import host_memory_bytes
 from autoshard.judged import Judged, with_estimate, with_measurement
 from autoshard.plan import Plan
 from autoshard.programs import Program, abstract_mesh, export_program
+from autoshard.propagation_check import PropagationCheck, check_candidates
 from autoshard.timing_worker import time_all
 from autoshard.trace import Traced
 
@@ -74,6 +78,33 @@ def _with_paths(program: Program, traced: Traced) -> Program:
     )
 
 
+def partition_candidates(
+    traced: Traced,
+    candidates: Sequence[Judged],
+    slice_: Slice,
+    *,
+    platform: str,
+    workers: int,
+    on_result: Callable[[int, Judged], None],
+) -> None:
+    """Tier 1: partition each candidate by Shardy; `on_result` sees each as soon as it is known.
+
+    Raises:
+        CompileError: a candidate cannot be exported.
+    """
+    plans = [candidate.plan for candidate in candidates]
+    programs = [_exported(traced, candidate, platform) for candidate in candidates]
+
+    def settle(index: int, check: PropagationCheck) -> None:
+        on_result(index, replace(candidates[index], program=programs[index], propagated=check))
+
+    check_candidates(plans, programs, slice_, workers=workers, on_check=settle)
+
+
+def _exported(traced: Traced, candidate: Judged, platform: str) -> Program:
+    return candidate.program or export_candidate(traced, candidate.plan, platform)
+
+
 def compile_candidates(
     traced: Traced,
     candidates: Sequence[Judged],
@@ -82,19 +113,34 @@ def compile_candidates(
     time_limit_seconds: float,
     on_start: Callable[[int], None],
     on_result: Callable[[int, Judged], None],
+    on_known: Callable[[int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> None:
-    """Tier 2: compile each candidate for its slice; `on_result` sees each as soon as it is known."""
+    """Tier 2: compile each candidate for its slice; `on_result` sees each as soon as it is judged.
+
+    Args:
+        traced: the function.
+        candidates: its plans, all for one slice.
+        workers: how many to compile at once.
+        time_limit_seconds: per candidate.
+        on_start: called with the index of a candidate when its compile begins.
+        on_result: called with the index of a candidate and what has become of it.
+        on_known: called with the index of a candidate that an earlier run has compiled.
+        note: told what is wrong with the cache of earlier compiles; left out, stderr is.
+    """
 
     def settle(index: int, result: CompileResult) -> None:
         on_result(index, with_estimate(candidates[index], result))
 
     compile_all(
-        [export_candidate(traced, candidate.plan, "tpu") for candidate in candidates],
+        [_exported(traced, candidate, "tpu") for candidate in candidates],
         candidates[0].plan.slice,
         workers=workers,
         time_limit_seconds=time_limit_seconds,
         on_start=on_start,
+        on_known=on_known,
         on_result=settle,
+        note=note,
     )
 
 
@@ -110,7 +156,7 @@ def time_candidates(
 ) -> list[Judged]:
     """Tier 3: run the candidates on devices (virtual CPU devices count as such) and check their results."""
     results = time_all(
-        [export_candidate(traced, candidate.plan, platform) for candidate in candidates],
+        [_exported(traced, candidate, platform) for candidate in candidates],
         export_reference(traced, platform),
         cpu_devices=cpu_devices,
         seed=seed,
@@ -125,7 +171,7 @@ def time_candidates(
 def host_memory_reason(traced: Traced) -> str | None:
     """Why tier 3 on virtual CPU devices would not fit this host, or None."""
     nbytes = sum(a.size * a.dtype.itemsize for a in (*traced.in_avals, *traced.out_avals))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = host_memory_bytes()
     if nbytes * _COPIES <= _HOST_MEMORY_SHARE * memory:
         return None
     return (

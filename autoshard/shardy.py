@@ -1,9 +1,9 @@
-"""The one adapter to Shardy's op sharding rules, which jaxlib carries but JAX does not export.
+"""The adapter to Shardy's op sharding rules, which jaxlib carries but JAX does not export.
 
 Shardy keeps for every StableHLO op a rule that names the factor behind each dim, such as
 `#sdy.op_sharding_rule<([i, j], [j, k])->([i, k]) reduction={j}>`. The pass
 `sdy-populate-op-sharding-rules` writes the rules into a lowered module; this module runs it and hands the
-result on as plain Python values. It is the only place that imports `jaxlib.mlir`.
+result on as plain Python values.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jax.stages import Lowered
-from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import sdy
-from jaxlib.mlir.passmanager import PassManager
+
+from autoshard.mlir import ir, run_passes, sdy
 
 _PIPELINE = "builtin.module(func.func(sdy-populate-op-sharding-rules))"
 _RULE = "sdy.sharding_rule"
@@ -62,7 +61,7 @@ def lowered_functions(lowered: Lowered) -> dict[str, LoweredFunction]:
     if module is None:
         raise RuntimeError("the lowered computation has no StableHLO module")
     with module.context:
-        PassManager.parse(_PIPELINE).run(module.operation)
+        run_passes(module, _PIPELINE)
         ids: dict[Any, int] = {}
         functions = (_function(op, ids) for op in module.body.operations if op.operation.name == "func.func")
         return {function.name: function for function in functions}

@@ -22,70 +22,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from autoshard.compiled_collectives import HloCollective, collective_of
-from autoshard.cost.collectives import collective_seconds
-from autoshard.cost.torus import DCN_DIM, TorusMesh
+from autoshard.compiled_prices import alone_on_links, priced_axes
+from autoshard.cost.torus import TorusMesh
 from autoshard.hlo import Computation, Instruction, Module, parse_module
 from autoshard.hlo_loops import trip_count
-from autoshard.hlo_traffic import hbm_bytes, moved_bytes
-from autoshard.permute_routing import Link, permute_seconds
-from autoshard.replica_groups import axes_of_groups, varying_axes
+from autoshard.hlo_traffic import copied_bytes, moved_bytes
+from autoshard.permute_routing import Link
+from autoshard.timeline_records import CompiledCollective, Event, Lane, Timeline
+
+__all__ = ["CompiledCollective", "Event", "Timeline", "estimate_timeline", "priced_axes"]
 
 _DMA_STARTS, _DMA_DONES = frozenset({"copy-start", "slice-start"}), frozenset({"copy-done", "slice-done"})
 _DMA: Link = (-2, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledCollective:
-    """A collective of the schedule; bytes and seconds are for one execution, on one chip.
-
-    Attributes:
-        name: of the HLO instruction.
-        kind: `all-gather`, `reduce-scatter`, `all-reduce`, `all-to-all` or `collective-permute`.
-        axes: names of the mesh axes that its groups span.
-        exact: whether the groups are exactly the chips along these axes; else the price is an upper estimate.
-        bytes_per_chip: all-gather: output; others: input.
-        trips: how often it runs.
-        seconds: its time on the links.
-        exposed_seconds: the part of it, and of waiting for its links, that nothing hides.
-        asynchronous: whether it runs beside compute.
-        op_name: path of the JAX operation, empty where unknown.
-    """
-
-    name: str
-    kind: str
-    axes: tuple[str, ...]
-    exact: bool
-    bytes_per_chip: float
-    trips: int
-    seconds: float
-    exposed_seconds: float
-    asynchronous: bool
-    op_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """Estimated time of one run of a program.
-
-    Attributes:
-        seconds: compute + filled + exposed collectives.
-        compute_seconds: the compiler's cycles over the clock.
-        collective_seconds: all collectives, hidden or not.
-        exposed_collective_seconds: what the walk waited for collectives.
-        filled_seconds: instructions without cycles, from their bytes, and waits for copies from HBM.
-        collectives: every collective, in the order of the schedule.
-        unknown_loops: loops whose trip count could not be read; they are counted once.
-    """
-
-    seconds: float
-    compute_seconds: float
-    collective_seconds: float
-    exposed_collective_seconds: float
-    filled_seconds: float
-    collectives: tuple[CompiledCollective, ...]
-    unknown_loops: tuple[str, ...] = ()
 
 
 def estimate_timeline(program: str | Module, mesh: TorusMesh) -> Timeline:
@@ -100,19 +51,6 @@ def estimate_timeline(program: str | Module, mesh: TorusMesh) -> Timeline:
     """
     module = parse_module(program) if isinstance(program, str) else program
     return _Walk(module, mesh).of(module.computations[module.entry])
-
-
-def priced_axes(collective: HloCollective, mesh: TorusMesh) -> tuple[tuple[int, ...], bool]:
-    """Return the mesh axes (indices) that price a collective, and whether its groups are exactly these.
-
-    Groups that are only a part of the chips along the axes are priced as if they were all of them.
-    """
-    if collective.between_slices:
-        return tuple(i for i, axis in enumerate(mesh.axes) if axis.torus_dim == DCN_DIM), True
-    if collective.pairs:
-        return varying_axes(collective.pairs, mesh), True
-    axes = axes_of_groups(collective.groups, mesh)
-    return (axes, True) if axes is not None else (varying_axes(collective.groups, mesh), False)
 
 
 @dataclass(slots=True)
@@ -131,20 +69,12 @@ class _Walk:
             self.done[computation.name] = schedule.finish()
         return self.done[computation.name]
 
-    def price(self, collective: HloCollective) -> tuple[float, frozenset[Link]]:
-        """Return the seconds of a collective when it is alone, and the links that it holds."""
-        if collective.pairs:
-            return permute_seconds(collective.pairs, collective.bytes_per_chip, self.mesh)
-        axes, _ = priced_axes(collective, self.mesh)
-        dims = {self.mesh.axes[axis].torus_dim for axis in axes}
-        seconds = float(collective_seconds(collective.kind, collective.bytes_per_chip, axes, self.mesh))
-        return seconds, frozenset((dim, sign) for dim in dims for sign in (1, -1))
-
 
 @dataclass(slots=True)
 class _Open:
     """An asynchronous collective or copy that has been started."""
 
+    instruction: Instruction
     end: float
     place: int  # in the schedule's collectives; -1 for a copy
 
@@ -161,6 +91,7 @@ class _Schedule:
     exposed: float = 0.0
     collectives: list[CompiledCollective] = field(default_factory=list)
     unknown_loops: list[str] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     busy_until: dict[Link, float] = field(default_factory=dict)
     started: dict[str, _Open] = field(default_factory=dict)
 
@@ -170,7 +101,7 @@ class _Schedule:
         if found is not None and found.role == "whole":
             self._synchronous(found, instruction)
         elif found is not None and found.role == "start":
-            self._start(found)
+            self._start(found, instruction)
         elif found is not None and found.role == "done":
             self._wait(found.key)
         elif instruction.opcode in _DMA_STARTS:
@@ -194,45 +125,52 @@ class _Schedule:
             filled_seconds=self.filled,
             collectives=tuple(self.collectives),
             unknown_loops=tuple(self.unknown_loops),
+            events=tuple(self.events),
         )
 
     def _compute(self, instruction: Instruction) -> None:
-        chip = self.walk.mesh.slice.chip
         if instruction.cycles is not None:
-            self._add_compute(instruction.cycles / chip.clock_hz)
+            self._add_compute(instruction)
             return
-        seconds = moved_bytes(instruction, self.computation, self.walk.module) / self._hbm_bytes_per_second()
+        nbytes = moved_bytes(instruction, self.computation, self.walk.module)
+        seconds = nbytes / self._hbm_bytes_per_second()
+        self._happens("core", instruction, self.now, seconds, nbytes=nbytes)
         self.filled += seconds
         self.now += seconds
 
-    def _add_compute(self, seconds: float) -> None:
+    def _add_compute(self, instruction: Instruction) -> None:
+        seconds = (instruction.cycles or 0) / self.walk.mesh.slice.chip.clock_hz
+        self._happens("core", instruction, self.now, seconds)
         self.compute += seconds
         self.now += seconds
 
     def _synchronous(self, found: HloCollective, instruction: Instruction) -> None:
-        seconds, links = self.walk.price(found)
+        seconds, links = alone_on_links(found, self.walk.mesh)
         end = self._earliest(links) + seconds
-        hidden = 0.0
         if instruction.cycles is not None:  # a fusion that computes while it communicates
-            hidden = instruction.cycles / self.walk.mesh.slice.chip.clock_hz
-            self._add_compute(hidden)
+            self._add_compute(instruction)
         exposed = max(0.0, end - self.now)
         self._hold(links, end)
+        collective = self._record(found, seconds, exposed, asynchronous=False)
+        self._happens("links", instruction, end - seconds, seconds, links=links, collective=collective)
+        self._happens("wait", instruction, self.now, exposed, collective=collective)
         self._expose(exposed)
-        self._record(found, seconds, exposed, asynchronous=False)
 
-    def _start(self, found: HloCollective) -> None:
-        seconds, links = self.walk.price(found)
+    def _start(self, found: HloCollective, instruction: Instruction) -> None:
+        seconds, links = alone_on_links(found, self.walk.mesh)
         end = self._earliest(links) + seconds
         self._hold(links, end)
-        self.started[found.key] = _Open(end, len(self.collectives))
-        self._record(found, seconds, 0.0, asynchronous=True)
+        self.started[found.key] = _Open(instruction, end, len(self.collectives))
+        collective = self._record(found, seconds, 0.0, asynchronous=True)
+        self._happens("links", instruction, end - seconds, seconds, links=links, collective=collective)
 
     def _start_copy(self, instruction: Instruction) -> None:
-        moved = _copied_hbm_bytes(instruction)
-        end = self._earliest([_DMA]) + moved / self._hbm_bytes_per_second()
+        moved = copied_bytes(instruction)
+        seconds = moved / self._hbm_bytes_per_second()
+        end = self._earliest([_DMA]) + seconds
         self._hold([_DMA], end)
-        self.started[instruction.name] = _Open(end, -1)
+        self._happens("copy", instruction, end - seconds, seconds, nbytes=moved)
+        self.started[instruction.name] = _Open(instruction, end, -1)
 
     def _wait(self, key: str) -> None:
         opened = self.started.pop(key, None)
@@ -240,14 +178,15 @@ class _Schedule:
             return
         waited = max(0.0, opened.end - self.now)
         if opened.place < 0:
+            self._happens("wait", opened.instruction, self.now, waited)
             self.filled += waited
             self.now += waited
             return
-        self._expose(waited)
         collective = self.collectives[opened.place]
-        self.collectives[opened.place] = replace(
-            collective, exposed_seconds=collective.exposed_seconds + waited
-        )
+        collective = replace(collective, exposed_seconds=collective.exposed_seconds + waited)
+        self.collectives[opened.place] = collective
+        self._happens("wait", opened.instruction, self.now, waited, collective=collective)
+        self._expose(waited)
 
     def _nested(self, instruction: Instruction) -> None:
         timelines = [self.walk.of(called) for called in self._callees(instruction)]
@@ -258,6 +197,7 @@ class _Schedule:
             count = trip_count(instruction, self.computation, self.walk.module)
             self.unknown_loops += [] if count is not None else [instruction.name]
             trips = 1 if count is None else count
+        self._happens("body", instruction, self.now, inner.seconds * trips, trips=trips, body=inner)
         self.now += inner.seconds * trips
         self.compute += inner.compute_seconds * trips
         self.filled += inner.filled_seconds * trips
@@ -270,22 +210,30 @@ class _Schedule:
             return self.walk.module.called_by(instruction)
         return (self.walk.module.computations[instruction.attributes["body"].lstrip("%")],)
 
-    def _record(self, found: HloCollective, seconds: float, exposed: float, *, asynchronous: bool) -> None:
+    def _record(
+        self, found: HloCollective, seconds: float, exposed: float, *, asynchronous: bool
+    ) -> CompiledCollective:
         axes, exact = priced_axes(found, self.walk.mesh)
-        self.collectives.append(
-            CompiledCollective(
-                name=found.name,
-                kind=found.kind.value,
-                axes=tuple(self.walk.mesh.axes[axis].name for axis in axes),
-                exact=exact,
-                bytes_per_chip=found.bytes_per_chip,
-                trips=1,
-                seconds=seconds,
-                exposed_seconds=exposed,
-                asynchronous=asynchronous,
-                op_name=found.op_name,
-            )
+        collective = CompiledCollective(
+            name=found.name,
+            kind=found.kind.value,
+            axes=tuple(self.walk.mesh.axes[axis].name for axis in axes),
+            exact=exact,
+            bytes_per_chip=found.bytes_per_chip,
+            trips=1,
+            seconds=seconds,
+            exposed_seconds=exposed,
+            asynchronous=asynchronous,
+            op_name=found.op_name,
         )
+        self.collectives.append(collective)
+        return collective
+
+    def _happens(
+        self, lane: Lane, instruction: Instruction, start: float, seconds: float, **what: Any
+    ) -> None:
+        if seconds > 0:
+            self.events.append(Event(lane, instruction, start, seconds, **what))
 
     def _earliest(self, links: Iterable[Link]) -> float:
         return max([self.now, *(self.busy_until.get(link, 0.0) for link in links)])
@@ -300,12 +248,3 @@ class _Schedule:
     def _hbm_bytes_per_second(self) -> float:
         chip = self.walk.mesh.slice.chip
         return chip.hbm_bytes_per_second * chip.hbm_streaming_fraction
-
-
-def _copied_hbm_bytes(instruction: Instruction) -> float:
-    """Return the bytes that a copy between HBM and on-chip memory moves over the HBM's wires."""
-    arrays = [shape for shape in instruction.shapes if shape.dims]  # the rest is the pair's context
-    copied = min((shape.nbytes for shape in arrays), default=0.0)
-    in_hbm = [shape for shape in arrays if hbm_bytes((shape,))]
-    both_sides = instruction.opcode == "copy-start" and len(in_hbm) == 2
-    return copied * (2 if both_sides else 1) if in_hbm else 0.0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from autoshard.cost.profiles import read_profile
 from autoshard.errors import OptionError
+from autoshard.host import available_cores
 from autoshard.pinning import parse_pin
 from autoshard.search.planner import DEFAULT_GAP
 
@@ -39,7 +40,7 @@ class Options:
     gap: float = DEFAULT_GAP
     time_limit_seconds: float | None = None
     seed: int = 0
-    workers: int = 2
+    workers: int = field(default_factory=available_cores)
     pins: tuple[str, ...] = ()
     profile: str | None = None
 

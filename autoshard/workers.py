@@ -4,7 +4,8 @@ Compilers and device runtimes can abort their process, and some of their setting
 starts, so candidates are compiled and timed in children. A child is a module run as `python -m MODULE FD`;
 it calls `serve` and answers requests until its pipe closes, so one import of JAX serves many jobs. The
 parent is a single thread that waits for whichever child answers first. Requests and answers are msgpack
-messages over a socket pair.
+messages over a socket pair. The children may be given a limit of memory: a host that runs out of it ends
+processes of its own choice, so before that the largest child goes.
 
 Parent::
 
@@ -18,28 +19,25 @@ Child::
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
-from signal import Signals
-from typing import IO, Any, Literal, TypeVar
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+from autoshard.child_process import Child, spawn
+from autoshard.units import format_bytes
 
 Status = Literal["ok", "failed", "crashed", "timed out"]
 _Request = TypeVar("_Request")
 
-_JOBS_PER_CHILD = 40  # the TPU compiler keeps about 13 MB per program and never gives them back
 _MESSAGE_CHARACTERS = 2000
+_MEMORY_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +67,13 @@ class _Message(msgspec.Struct, frozen=True):
     answer: bytes = b""
 
 
-@dataclass(slots=True)
-class _Child:
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    stderr: IO[bytes]
-    job: int = -1
-    limit_seconds: float = 0.0
-    deadline: float = 0.0
-    log_start: int = 0
-    jobs_left: int = _JOBS_PER_CHILD
-    reported: str = field(default="")
-
-
 def run_jobs(
     requests: Sequence[Any],
     *,
     module: str,
     workers: int,
     time_limit_seconds: float,
+    memory_limit_bytes: float | None = None,
     environment: Mapping[str, str] | None = None,
     on_start: Callable[[int], None] | None = None,
     on_progress: Callable[[int, str], None] | None = None,
@@ -102,22 +88,27 @@ def run_jobs(
         module: import name of the child's module.
         workers: how many children may run at once.
         time_limit_seconds: for a job to end or to report progress, counted from its start or its last report.
+        memory_limit_bytes: what all children together may hold; over it the largest is ended, and its job
+            has crashed. None, or a system that does not tell (not Linux): no limit.
         environment: variables set in the children beside those of this process.
         on_start: called with a job's index when it is sent to a child.
         on_progress: called with a job's index and the text that its handler reported.
     """
     waiting = deque(range(len(requests)))
-    children: list[_Child] = []
+    children: list[Child] = []
     try:
         while waiting or any(child.job >= 0 for child in children):
-            children = [child for child in children if child.job >= 0 or _reusable(child)]
+            children = _needed(children, bool(waiting))
             while waiting and (child := _free_child(children, workers, module, environment)) is not None:
-                _send(child, waiting.popleft(), requests, time_limit_seconds, on_start)
-            yield from _finished([child for child in children if child.job >= 0], on_progress)
+                job = waiting.popleft()
+                if on_start is not None:
+                    on_start(job)
+                child.send(job, msgspec.msgpack.encode(requests[job]), time_limit_seconds)
+            busy = [child for child in children if child.job >= 0]
+            yield from _finished(busy, on_progress, memory_limit_bytes)
     finally:
         for child in children:
-            _end(child)
-            child.stderr.close()
+            child.close()
 
 
 def serve(handle: Callable[[_Request, Callable[[str], None]], Any], request_type: type[_Request]) -> None:
@@ -148,106 +139,79 @@ def serve(handle: Callable[[_Request, Callable[[str], None]], Any], request_type
             send(_Message("failed", f"{type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS]))
 
 
+def _needed(children: Sequence[Child], jobs_wait: bool) -> list[Child]:
+    """Return the children at work and, while jobs wait, those that can take one; end the others."""
+    needed = []
+    for child in children:
+        if child.job >= 0 or (jobs_wait and child.reusable):
+            needed.append(child)
+        else:
+            child.close()
+    return needed
+
+
 def _free_child(
-    children: list[_Child], workers: int, module: str, environment: Mapping[str, str] | None
-) -> _Child | None:
+    children: list[Child], workers: int, module: str, environment: Mapping[str, str] | None
+) -> Child | None:
     for child in children:
         if child.job < 0:
             return child
     if len(children) >= workers:
         return None
-    children.append(_spawn(module, environment or {}))
+    children.append(spawn(module, environment or {}))
     return children[-1]
 
 
-def _spawn(module: str, environment: Mapping[str, str]) -> _Child:
-    ours, theirs = Pipe()
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-    package_root = str(Path(__file__).resolve().parent.parent)
-    search_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, str(theirs.fileno())],
-        env={**os.environ, "PYTHONPATH": search_path, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=stderr,
-        stderr=stderr,
-        pass_fds=[theirs.fileno()],
-        start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its children
-    )
-    theirs.close()
-    return _Child(process, ours, stderr)
-
-
-def _send(
-    child: _Child,
-    job: int,
-    requests: Sequence[Any],
-    time_limit_seconds: float,
-    on_start: Callable[[int], None] | None,
-) -> None:
-    if on_start is not None:
-        on_start(job)
-    child.job, child.reported = job, ""
-    child.limit_seconds, child.deadline = time_limit_seconds, time.monotonic() + time_limit_seconds
-    child.log_start = os.fstat(child.stderr.fileno()).st_size
-    child.jobs_left -= 1
-    with suppress(
-        BrokenPipeError, ConnectionResetError
-    ):  # a child that died shows as end of file when it is read
-        child.connection.send_bytes(msgspec.msgpack.encode(requests[job]))
-
-
-def _finished(busy: list[_Child], on_progress: Callable[[int, str], None] | None) -> Iterator[Outcome]:
-    by_connection = {id(child.connection): child for child in busy}
+def _finished(
+    busy: Sequence[Child], on_progress: Callable[[int, str], None] | None, memory_limit_bytes: float | None
+) -> Iterator[Outcome]:
     patience = max(0.0, min(child.deadline for child in busy) - time.monotonic())
+    if memory_limit_bytes is not None:
+        patience = min(patience, _MEMORY_POLL_SECONDS)
     ready = {id(connection) for connection in wait([child.connection for child in busy], timeout=patience)}
-    for key, child in by_connection.items():
-        if key in ready:
+    silent = [child for child in busy if id(child.connection) not in ready]
+    for child in busy:
+        if id(child.connection) in ready:
             outcome = _receive(child, on_progress)
             if outcome is not None:
                 yield outcome
-        elif time.monotonic() >= child.deadline:
-            _end(child)
+    for child in silent:
+        if time.monotonic() >= child.deadline and not child.connection.poll():
+            child.end()
             yield _outcome(child, "timed out", detail=f"no answer within {child.limit_seconds:g} s")
+    if memory_limit_bytes is not None:
+        yield from _outgrown([child for child in silent if child.job >= 0], memory_limit_bytes)
 
 
-def _receive(child: _Child, on_progress: Callable[[int, str], None] | None) -> Outcome | None:
+def _outgrown(working: Sequence[Child], memory_limit_bytes: float) -> Iterator[Outcome]:
+    """End the largest child if all together are over the limit."""
+    held = [child.held_bytes() for child in working]
+    if sum(held) <= memory_limit_bytes:
+        return
+    largest = max(range(len(held)), key=held.__getitem__)
+    working[largest].end()
+    beside = f" beside {len(held) - 1} more" if len(held) > 1 else ""
+    detail = (
+        f"ended because it held {format_bytes(held[largest])} of this host's memory{beside}, and "
+        f"{format_bytes(memory_limit_bytes)} is what all may hold together"
+    )
+    yield _outcome(working[largest], "crashed", detail=detail)
+
+
+def _receive(child: Child, on_progress: Callable[[int, str], None] | None) -> Outcome | None:
     try:
         message = msgspec.msgpack.decode(child.connection.recv_bytes(), type=_Message)
     except (EOFError, ConnectionResetError):
-        return _outcome(child, "crashed", detail=_end(child))
+        return _outcome(child, "crashed", detail=child.end())
     if message.kind == "progress":
-        child.reported, child.deadline = message.text, time.monotonic() + child.limit_seconds
+        child.reported = message.text
+        child.extend()
         if on_progress is not None:
             on_progress(child.job, message.text)
         return None
     return _outcome(child, message.kind, message.answer, message.text)
 
 
-def _outcome(child: _Child, status: Status, answer: bytes = b"", detail: str = "") -> Outcome:
+def _outcome(child: Child, status: Status, answer: bytes = b"", detail: str = "") -> Outcome:
     index, child.job = child.job, -1
-    log = os.pread(child.stderr.fileno(), 1 << 20, child.log_start) if not child.stderr.closed else b""
-    return Outcome(index, status, answer, detail, log.decode(errors="replace"), child.reported)
-
-
-def _reusable(child: _Child) -> bool:
-    if child.jobs_left > 0 and child.process.poll() is None:
-        return True
-    _end(child)
-    child.stderr.close()
-    return False
-
-
-def _end(child: _Child) -> str:
-    """End the child and say how it had ended if it ended by itself."""
-    child.connection.close()
-    with suppress(subprocess.TimeoutExpired):
-        child.process.wait(timeout=0.2)
-    if child.process.returncode is None:
-        child.process.kill()
-    code = child.process.wait()
-    if code >= 0:
-        return f"the child process ended with exit status {code}"
-    with suppress(ValueError):
-        return f"the child process was ended by {Signals(-code).name}"
-    return f"the child process was ended by signal {-code}"
+    return Outcome(index, status, answer, detail, child.log(), child.reported)

@@ -18,9 +18,10 @@ from autoshard.cost.reshard import reshard_seconds
 from autoshard.cost.torus import TorusMesh
 from autoshard.search.costs import op_cost
 from autoshard.search.graph import Graph, Op
+from autoshard.search.hiding import hidden_seconds
 from autoshard.search.kernels import Kernels, kernels
 from autoshard.search.ordering import Orders
-from autoshard.search.problem import Problem, copies
+from autoshard.search.problem import Floats, Problem, copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,13 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """One reshard, [1, A] from and to."""
+    """One reshard, [1, A] from and to, and [1] the seconds of work beside which a gather may run."""
 
     have: Layouts
     want: Layouts
     nbytes: float
     shape: tuple[int, ...]
+    beside: Floats | None
     trips: int
     in_loop: bool
 
@@ -113,6 +115,9 @@ class FixedPlan:
         moved = float(reshard_seconds(move.have, move.want, move.nbytes, mesh, move.shape)[0, 0])
         copied = float(copies(move.have, move.want, move.nbytes, mesh)[0, 0])
         exposed = moved * mesh.slice.chip.exposed_ici_fraction
+        if move.beside is not None:
+            gather = np.array([[exposed]])
+            exposed -= float(hidden_seconds(move.have, move.want, gather, move.beside, mesh)[0, 0])
         return Seconds(exposed + copied, 0.0, 0.0, moved + copied) * move.trips
 
 
@@ -130,6 +135,7 @@ def fix(problem: Problem, labels: Sequence[int]) -> FixedPlan:
             edge.target_layouts[[labels[edge.target]]],
             graph.values[edge.value].nbytes,
             graph.values[edge.value].shape,
+            None if edge.beside is None else edge.beside[[labels[edge.target]]],
             edge.trips,
             graph.values[edge.value].loop >= 0,
         )

@@ -218,7 +218,7 @@ def environment() -> Mapping[str, str]:
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     fixed = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-    return {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **fixed}
+    return {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **fixed, "AUTOSHARD_CACHE": "off"}
 
 
 def say(text: str) -> None:

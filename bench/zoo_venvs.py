@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help=f"default: {' '.join(LIBRARIES)}")
     parser.add_argument("--into", type=Path, default=ROOT / ".venv-zoo", help="folder (default: .venv-zoo)")
     parser.add_argument("--together", action="store_true", help="one environment for each version of Python")
-    parser.add_argument("--extras", default="dev", help="other groups to install (default: dev)")
+    parser.add_argument("--extras", default="dev,tpu", help="other groups to install (default: dev,tpu)")
     options = parser.parse_args()
     if unknown := [name for name in options.libraries if name not in LIBRARIES]:
         parser.error(f"no such library: {', '.join(unknown)}; there are {', '.join(LIBRARIES)}")

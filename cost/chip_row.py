@@ -44,4 +44,6 @@ def peaks(**by_dtype: Quantity) -> dict[str, Quantity]:
 NO_KERNEL_TIME = assumed(0.0, "s", "not known, so nothing is charged for starting a kernel")
 NO_VECTOR_LIMIT = assumed(1e15, "element/s", "not known, so elementwise kernels are bound by memory alone")
 ALL_BESIDE = assumed(0.0, "1", "not known, so an einsum's compute and HBM traffic proceed at once")
+HIDES_NO_GATHER = assumed(0.0, "1", "not looked into")
+AS_FAST_HIDDEN = assumed(1.0, "1", "not known, so as fast as one that is waited for")
 HIDES_NOTHING = assumed(1.0, "1", "named overlap assumption: no interconnect time is hidden behind compute")

@@ -49,6 +49,8 @@ class Chip:
         dcn_bytes_per_second: Share of one chip in that network, one direction.
         dcn_base_seconds: Time of a collective of no bytes between slices.
         exposed_ici_fraction: Share of the interconnect time that compute does not hide.
+        hidden_gather_fraction: Share of a weight's gather that runs beside other work, where there is enough.
+        hidden_gather_slowdown: How much longer such a gather takes than one that is waited for.
         kernel_seconds: Time that each kernel that is run costs beside its work.
         vector_elements_per_second: Elements that an elementwise or reducing kernel passes over.
         joint_dim_fraction: Share reached of the links beyond the two per chip of a single ring.
@@ -81,6 +83,8 @@ class Chip:
     dcn_bytes_per_second: float
     dcn_base_seconds: float
     exposed_ici_fraction: float
+    hidden_gather_fraction: float
+    hidden_gather_slowdown: float
     kernel_seconds: float
     vector_elements_per_second: float
     joint_dim_fraction: float

@@ -1,7 +1,9 @@
 """CPU devices of one host: placeholders that a measurement replaces."""
 
 from autoshard.cost.chip_row import (
+    AS_FAST_HIDDEN,
     GIB,
+    HIDES_NO_GATHER,
     HIDES_NOTHING,
     MIB,
     NO_KERNEL_TIME,
@@ -32,6 +34,8 @@ _CPU = peaks(
     "dcn_bytes_per_second": assumed(1e9, "byte/s", _HOST),
     "dcn_base_seconds": assumed(1e-4, "s", _HOST),
     "exposed_ici_fraction": HIDES_NOTHING,
+    "hidden_gather_fraction": HIDES_NO_GATHER,
+    "hidden_gather_slowdown": AS_FAST_HIDDEN,
     "kernel_seconds": NO_KERNEL_TIME,
     "vector_elements_per_second": NO_VECTOR_LIMIT,
     "serial_fraction": assumed(1.0, "1", "a core that moves data does not multiply meanwhile"),

@@ -2,6 +2,8 @@
 
 from autoshard.cost.chip_row import (
     ALL_BESIDE,
+    AS_FAST_HIDDEN,
+    HIDES_NO_GATHER,
     HIDES_NOTHING,
     NO_KERNEL_TIME,
     NO_VECTOR_LIMIT,
@@ -23,6 +25,8 @@ _GPU = {
     "chips_per_host": spec(8, "chip", _BOOK + ": a node, with one network card per GPU"),
     "dcn_base_seconds": assumed(1e-5, "s", "as the point-to-point latency inside a node"),
     "exposed_ici_fraction": HIDES_NOTHING,
+    "hidden_gather_fraction": HIDES_NO_GATHER,
+    "hidden_gather_slowdown": AS_FAST_HIDDEN,
     "kernel_seconds": NO_KERNEL_TIME,
     "vector_elements_per_second": NO_VECTOR_LIMIT,
     "serial_fraction": ALL_BESIDE,

@@ -30,6 +30,7 @@ from autoshard.search.candidates import Strategies, operand_layouts, result_layo
 from autoshard.search.costs import op_cost
 from autoshard.search.folding import Folding, fold
 from autoshard.search.graph import Graph, Op, OpKind, consumers
+from autoshard.search.hiding import Hiding, hidden_seconds
 from autoshard.search.kernels import kernels
 from autoshard.search.network import Network
 from autoshard.search.problem import Edge, Floats, Flow, Problem, Variable, VariableKind, copies, rest_seconds
@@ -239,10 +240,14 @@ class _Builder:
         for variable in self.variables:
             network.add_variable(self.unary(variable), self.label(variable))
         matrix = _cached_matrices(self.mesh)
-        edges = tuple(replace(edge, trips=trips) for edge, trips in zip(self.edges, self.trips, strict=True))
+        hiding = Hiding(self.graph, tuple(self.variables), self.op_variable)
+        edges = tuple(
+            replace(edge, trips=trips, beside=hiding.beside(edge))
+            for edge, trips in zip(self.edges, self.trips, strict=True)
+        )
         for edge in edges:
             value = self.graph.values[edge.value]
-            cost = matrix(edge.source_layouts, edge.target_layouts, value.nbytes, value.shape) * edge.trips
+            cost = matrix(edge, value.nbytes, value.shape) * edge.trips
             if edge.source == edge.target:
                 network.add_unary(edge.source, np.diagonal(cost).copy())
             else:
@@ -280,17 +285,21 @@ class _Builder:
         return self.graph.values[variable.subject].name or f"value {variable.subject}"
 
 
-def _cached_matrices(mesh: TorusMesh) -> Callable[[Layouts, Layouts, float, tuple[int, ...]], Floats]:
+def _cached_matrices(mesh: TorusMesh) -> Callable[[Edge, float, tuple[int, ...]], Floats]:
     """Times of reshards, exposed collectives and copies, each distinct matrix computed once."""
-    known: dict[tuple[bytes, bytes, float, tuple[int, ...]], Floats] = {}
+    moved: dict[tuple[bytes, bytes, float, tuple[int, ...]], Floats] = {}
+    copied: dict[tuple[bytes, bytes, float, tuple[int, ...]], Floats] = {}
     exposed = mesh.slice.chip.exposed_ici_fraction
 
-    def matrix(source: Layouts, target: Layouts, nbytes: float, shape: tuple[int, ...]) -> Floats:
-        key = (source.tobytes(), target.tobytes(), nbytes, shape)
-        if key not in known:
-            seconds = reshard_seconds(source, target, nbytes, mesh, shape)
-            moved = seconds * exposed if exposed else np.where(np.isinf(seconds), np.inf, 0.0)
-            known[key] = moved + copies(source, target, nbytes, mesh)
-        return known[key]
+    def matrix(edge: Edge, nbytes: float, shape: tuple[int, ...]) -> Floats:
+        have, want = edge.source_layouts, edge.target_layouts
+        key = (have.tobytes(), want.tobytes(), nbytes, shape)
+        if key not in moved:
+            seconds = reshard_seconds(have, want, nbytes, mesh, shape)
+            moved[key] = seconds * exposed if exposed else np.where(np.isinf(seconds), np.inf, 0.0)
+            copied[key] = copies(have, want, nbytes, mesh)
+        if edge.beside is None:
+            return moved[key] + copied[key]
+        return moved[key] - hidden_seconds(have, want, moved[key], edge.beside, mesh) + copied[key]
 
     return matrix

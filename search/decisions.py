@@ -125,7 +125,9 @@ class _Speller:
                 self.moved |= {edge.held, edge.value}
                 owner = owner_of(problem, edge)
                 share = edge.trips / (problem.graph.ops[owner].trips * len(self.copies[owner]))
-                self.movements.setdefault(owner, []).extend(movements_on(problem, edge, have, want, share))
+                beside = 0.0 if edge.beside is None else float(edge.beside[labels[edge.target]])
+                found = movements_on(problem, edge, have, want, share, beside)
+                self.movements.setdefault(owner, []).extend(found)
 
     def layouts_on(self, edge: Edge) -> tuple[Layout, Layout]:
         """The layout of an edge's value at its source, and the one that the target wants."""

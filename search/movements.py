@@ -14,7 +14,9 @@ import numpy.typing as npt
 from autoshard.cost.cost import Cost, collective_cost
 from autoshard.cost.layouts import local_fraction
 from autoshard.cost.reshard import reshard_collectives
+from autoshard.cost.torus import TorusMesh
 from autoshard.search.graph import OpKind
+from autoshard.search.hiding import hidden_seconds
 from autoshard.search.problem import Edge, Problem, copies
 
 Layout = npt.NDArray[np.int8]
@@ -42,7 +44,9 @@ class Movement:
         return self.cost.local_seconds + self.cost.communication_seconds
 
 
-def movements_on(problem: Problem, edge: Edge, have: Layout, want: Layout, share: float) -> list[Movement]:
+def movements_on(
+    problem: Problem, edge: Edge, have: Layout, want: Layout, share: float, beside_seconds: float = 0.0
+) -> list[Movement]:
     """The collectives of one reshard, then the copy through HBM if the tensor is large.
 
     Args:
@@ -52,15 +56,16 @@ def movements_on(problem: Problem, edge: Edge, have: Layout, want: Layout, share
         want: [A] the layout that the target wants.
         share: How often it happens per execution of the op to which it is attributed: where only the first of
             many copies reshards what it reads, that is a part of one.
+        beside_seconds: Work beside which it may run (`autoshard.search.hiding`).
     """
     value = problem.graph.values[edge.value]
     label = value.name or (problem.graph.ops[value.producer].name if value.producer >= 0 else "")
     mesh = problem.mesh
+    collectives = reshard_collectives(have, want, value.nbytes, mesh, value.shape)
+    costs = _partly_hidden([collective_cost(c, mesh) for c in collectives], have, want, beside_seconds, mesh)
     found = [
-        Movement(
-            str(c.kind), tuple(c.axes), c.bytes_per_chip * share, share * collective_cost(c, mesh), label
-        )
-        for c in reshard_collectives(have, want, value.nbytes, mesh, value.shape)
+        Movement(str(c.kind), tuple(c.axes), c.bytes_per_chip * share, share * cost, label)
+        for c, cost in zip(collectives, costs, strict=True)
     ]
     copied = float(copies(have[None], want[None], value.nbytes, mesh)[0, 0])
     if copied:
@@ -68,6 +73,18 @@ def movements_on(problem: Problem, edge: Edge, have: Layout, want: Layout, share
         changed = tuple(name for name, a, b in zip(mesh.names, have, want, strict=True) if a != b)
         found.append(Movement(COPY, changed, local_bytes * share, Cost(hbm_seconds=copied * share), label))
     return found
+
+
+def _partly_hidden(
+    costs: list[Cost], have: Layout, want: Layout, beside_seconds: float, mesh: TorusMesh
+) -> list[Cost]:
+    """The costs of a reshard's collectives, what other work hides shared out among them."""
+    exposed = sum(cost.exposed_seconds for cost in costs)
+    hidden = hidden_seconds(have[None], want[None], np.array([[exposed]]), np.array([beside_seconds]), mesh)
+    if not hidden.any():
+        return costs
+    ratio = float(hidden[0, 0]) / exposed
+    return [cost + Cost(hidden_seconds=ratio * cost.exposed_seconds) for cost in costs]
 
 
 def owner_of(problem: Problem, edge: Edge) -> int:

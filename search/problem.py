@@ -77,6 +77,7 @@ class Edge:
         trips: Times per step that it moves, all copies together.
         op: Op that wants it, -1 when the target is the layout of the value itself.
         position: Which operand of that op it is, 0 when there is no op.
+        beside: [J] seconds of work beside which its gather may run; None where it waits for what makes it.
     """
 
     value: int
@@ -88,6 +89,7 @@ class Edge:
     trips: int
     op: int
     position: int
+    beside: Floats | None = None
 
 
 class Flow(NamedTuple):

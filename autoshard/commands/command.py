@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 OK, DIFFERENT, ERROR, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; a difference was found (`check`); an error; stopped by Ctrl-C (128 + SIGINT)."""
+"""Exit codes: done; a difference was found (`check`, `audit`); an error; stopped by Ctrl-C (128 + SIGINT)."""
 
 
 def _nothing_kept(arguments: argparse.Namespace) -> str:

@@ -1,7 +1,7 @@
 """`autoshard explain PLAN`: where the step's time goes, from the plan file alone.
 
 With `--coverage` instead how much of the function is under decisions; a function without a plan is traced for
-that.
+that. With `--trace` also the compiled timeline, for which the function is compiled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from autoshard.commands.command import OK, Command, add_format
 from autoshard.coverage_records import Coverage
 from autoshard.errors import OptionError
 from autoshard.explain import explain
-from autoshard.plan import load_plan
+from autoshard.plan import Plan, load_plan
 from autoshard.progress import Progress
 
 
@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inputs", metavar="TARGET", help="function that returns the abstract arguments of a function"
     )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="also write the compiled timeline of the plan as a Chrome trace, for https://ui.perfetto.dev; "
+        "FILE.gz is compressed; its function is traced and, unless the compile cache has it, compiled",
+    )
     add_format(parser)
 
 
@@ -46,7 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         write = coverage_text.to_json if as_json else coverage_text.to_text
         print(write(function, coverage))
     else:
-        explanation = explain(load_plan(arguments.plan))
+        plan = load_plan(arguments.plan)
+        if arguments.trace is not None:
+            _trace(plan, arguments.trace)
+        explanation = explain(plan)
         print(explain_text.to_json(explanation) if as_json else explain_text.to_text(explanation))
     return OK
 
@@ -56,7 +65,24 @@ def _is_target(text: str) -> bool:
     return ":" in text and not text.endswith(".json") and not Path(text).exists()
 
 
+def _trace(plan: Plan, path: str) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process plans; only its children need devices
+    from autoshard.plan_trace import check_trace_path, write_plan_trace
+
+    check_trace_path(path)
+    progress = Progress()
+    try:
+        write_plan_trace(plan, path, progress)
+        progress.note(f"trace written to {path}")
+    finally:
+        progress.close()
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    if arguments.coverage and arguments.trace is not None:
+        raise OptionError(
+            "--trace is of a plan's timeline, and --coverage of its decisions: give one of them"
+        )
     if not _is_target(arguments.plan):
         if arguments.inputs is not None:
             raise OptionError(
@@ -90,6 +116,7 @@ COMMAND = Command(
     examples="""\
   autoshard explain plans/decode.v5e-4x4.json
   autoshard explain plans/decode.v5e-4x4.json --format json
+  autoshard explain plans/decode.v5e-4x4.json --trace decode.json.gz
   autoshard explain plans/decode.v5e-4x4.json --coverage
   autoshard explain model.py:decode_step --inputs model.py:decode_inputs --coverage""",
     add_arguments=add_arguments,

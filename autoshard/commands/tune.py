@@ -76,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="stop the search then, with the best plan so far",
     )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="write the compiled timeline of the plan as a Chrome trace, for https://ui.perfetto.dev; "
+        "FILE.gz is compressed",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs that are timed (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_format(parser)
@@ -85,15 +91,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Tune, write the plan, print the result."""
     if arguments.output is not None:
         check_writable(arguments.output)
+    if arguments.trace is not None:
+        _check_traceable(arguments)
     if arguments.slice != _LOCAL:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process plans; only its children need devices
     progress = Progress(quiet=arguments.quiet)
     try:
         result = _tune(arguments, progress)
+        if arguments.output is not None:
+            result.plan.save(arguments.output)
+        if arguments.trace is not None:
+            _write_trace(result, arguments, progress)
     finally:
         progress.close()
-    if arguments.output is not None:
-        result.plan.save(arguments.output)
     print(
         to_json(result, arguments.output) if arguments.format == "json" else _text(result, arguments.output)
     )
@@ -119,6 +129,22 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         profile=arguments.profile,
         progress=progress,
     )
+
+
+def _check_traceable(arguments: argparse.Namespace) -> None:
+    """Refuse a trace that cannot be written before the search, not after it."""
+    from autoshard.plan_trace import check_trace_path, traceable_slice
+
+    check_trace_path(arguments.trace)
+    if arguments.slice != _LOCAL:
+        traceable_slice(arguments.slice, arguments.profile, lambda _: None)
+
+
+def _write_trace(result: TuneResult, arguments: argparse.Namespace, progress: Progress) -> None:
+    from autoshard.plan_trace import write_plan_trace
+
+    write_plan_trace(result.plan, arguments.trace, progress, arguments.profile)
+    progress.note(f"trace written to {arguments.trace}")
 
 
 def _text(result: TuneResult, plan_path: str | None) -> str:
@@ -163,7 +189,11 @@ COMMAND = Command(
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs -o plans/decode.json
   autoshard tune mypackage.model:step --slice v4:4x4x4 --refine none --format json
   autoshard tune examples/palm.py:decode_540b --slice v4:4x4x4 --refine none --pin 'params/layers/w_*=;x;y,z'
-  autoshard tune model.py:decode_step --slice local --inputs model.py:decode_inputs -o plans/decode.json""",
+  autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs --trace step.json.gz
+  autoshard tune model.py:decode_step --slice local --inputs model.py:decode_inputs -o plans/decode.json
+
+Compiles are kept in $AUTOSHARD_CACHE (default: ~/.cache/autoshard; `off` keeps none): what is tuned again
+compiles nothing.""",
     add_arguments=add_arguments,
     run=run,
     kept=_kept,

@@ -53,9 +53,11 @@ def results() -> list[CompileResult]:
     broken = msgspec.structs.replace(sound, serialised=b"no program")
     programs = [sound, mlp_program(None, layers=10_000), broken, mlp_program("y")]
     seen: list[int] = []
-    found = compile_all(
-        programs, SLICE, time_limit_seconds=120, on_result=lambda i, _: seen.append(i), keep_text=True
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOSHARD_CACHE", "off")
+        found = compile_all(
+            programs, SLICE, time_limit_seconds=120, on_result=lambda i, _: seen.append(i), keep_text=True
+        )
     assert seen == [0, 1, 2, 3]
     return found
 
@@ -116,8 +118,9 @@ def test_a_program_that_cannot_be_read_fails_alone(results: list[CompileResult])
 
 @needs_compiler
 def test_a_calibrated_chip_changes_the_estimate_and_nothing_reaches_the_terminal(
-    results: list[CompileResult], capfd: pytest.CaptureFixture[str]
+    results: list[CompileResult], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AUTOSHARD_CACHE", "off")
     slow_chip = SLICE.chip.with_values("measured", "this test", clock_hz=SLICE.chip.clock_hz / 2)
     (slow,) = compile_all([mlp_program(("x", "y"))], Slice(slow_chip, SLICE.topology))
     assert slow.compute_seconds == pytest.approx(2 * (results[0].compute_seconds or 0))
@@ -150,7 +153,8 @@ def test_out_of_memory_messages(message: str, expected: int | None) -> None:
 
 def test_a_crash_and_its_last_words_are_in_the_result() -> None:
     log = "W spmd_partitioner.cc:675] [SPMD] Involuntary full rematerialization. ...\nFatal: no luck\n"
-    result = result_of(Outcome(0, "crashed", b"", "the child process was ended by SIGABRT", log, "compiling"))
+    outcome = Outcome(0, "crashed", b"", "the child process was ended by SIGABRT", log, "compiling")
+    result = result_of(outcome, SLICE, AXES)
     assert (result.status, result.rematerialisations) == ("crashed", 1)
     assert "SIGABRT" in result.detail
     assert result.detail.endswith("Fatal: no luck")

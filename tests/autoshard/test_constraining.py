@@ -234,8 +234,8 @@ def test_every_constraint_is_put(program: str) -> None:
     results = sum(not isinstance(var.aval, AbstractRef) for _, eqn in leaves for var in eqn.outvars)
     carried = {e.path for e in slots if ":carry" in e.path}
     ends = {e.path for e in slots if ":y" in e.path or ":out" in e.path}
-    # a carried value is constrained before the loop and after every iteration
-    expected = len(copies) + results + 2 * len(carried) + len(ends)
+    # a carried value is constrained before the loop, after every iteration and behind the loop
+    expected = len(copies) + results + 3 * len(carried) + len(ends)
     put = primitives(constrained(fn, traced, everywhere(found)), *types).count("sharding_constraint")
     assert put == expected
 

@@ -9,7 +9,8 @@ from autoshard.compiled_collectives import executed_collectives
 from autoshard.cost.slices import parse_slice
 from autoshard.cost.torus import MeshAxis, TorusMesh, native_mesh
 from autoshard.errors import CompileError
-from autoshard.hlo import Shape, element_bytes, parse_module, parse_shapes, split_top_level
+from autoshard.hlo import Shape, element_bytes, parse_module, parse_shapes
+from autoshard.hlo_brackets import split_top_level
 from autoshard.hlo_loops import trip_count
 from autoshard.hlo_traffic import moved_bytes
 from autoshard.replica_groups import axes_of_groups, parse_groups, parse_pairs, varying_axes

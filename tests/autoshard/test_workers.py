@@ -1,4 +1,5 @@
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def handle(request, report):
         for i in range(4):
             report(f"step {i}")
             time.sleep(value)
+    if action == "grow":
+        report(f"grows in {os.getpid()}")
+        held = bytearray(b"x" * value)
+        time.sleep(600)
     if action == "environment":
         return os.environ.get(value)
     print("noise that must not reach the terminal")
@@ -54,6 +59,19 @@ def test_one_child_answers_many_jobs(module: str, capfd: pytest.CaptureFixture[s
     assert {outcome.status for outcome in outcomes} == {"ok"}
     assert capfd.readouterr() == ("", "")
     assert "noise" in outcomes[2].log
+
+
+def test_a_child_is_replaced_after_forty_jobs(module: str) -> None:
+    outcomes = run(module, *[("echo", i) for i in range(41)])
+    pids = [msgspec.msgpack.decode(outcome.answer)[0] for outcome in outcomes]
+    assert len(set(pids[:40])) == 1
+    assert pids[40] != pids[0]
+
+
+def test_jobs_run_beside_each_other(module: str) -> None:
+    outcomes = run_jobs([("sleep", 600), ("echo", 1)], module=module, workers=2, time_limit_seconds=60)
+    assert next(outcomes).index == 1  # while the first is at work
+    outcomes.close()
 
 
 def test_a_crash_costs_one_job_and_is_named(module: str) -> None:
@@ -90,6 +108,42 @@ def test_progress_starts_the_time_limit_anew(module: str) -> None:
     )
     assert outcome.status == "ok"
     assert seen == [(0, f"step {i}") for i in range(4)]
+
+
+def test_a_killed_child_costs_its_job_and_is_named(module: str) -> None:
+    def kill(index: int, text: str) -> None:
+        os.kill(int(text.removeprefix("asleep in ")), signal.SIGKILL)
+
+    killed, after = sorted(
+        run_jobs(
+            [("sleep", 600), ("echo", 2)],
+            module=module,
+            workers=1,
+            time_limit_seconds=60,
+            on_progress=kill,
+        ),
+        key=lambda outcome: outcome.index,
+    )
+    assert (killed.status, after.status) == ("crashed", "ok")
+    assert killed.detail == "the child process was ended by SIGKILL"
+
+
+def test_the_largest_child_is_ended_before_the_host_is_out_of_memory(module: str) -> None:
+    pids: list[int] = []
+    outcomes = run_jobs(
+        [("echo", 1), ("grow", 2**29), ("echo", 2)],
+        module=module,
+        workers=2,
+        time_limit_seconds=60,
+        memory_limit_bytes=2**28,  # both children without the grown job take less
+        on_progress=lambda index, text: pids.append(int(text.removeprefix("grows in "))),
+    )
+    small, grown, after = sorted(outcomes, key=lambda outcome: outcome.index)
+    assert (small.status, grown.status, after.status) == ("ok", "crashed", "ok")
+    assert "of this host's memory" in grown.detail
+    assert "256 MiB is what all may hold together" in grown.detail
+    assert len(pids) == 1
+    assert not _alive(pids[0])
 
 
 def test_a_module_that_does_not_start_is_a_crash_with_its_words(module: str) -> None:

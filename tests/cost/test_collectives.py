@@ -49,9 +49,9 @@ def test_bandwidths_of_torus_dims_add_to_the_paper_s_270() -> None:
 
 
 def test_links_beyond_one_ring_count_in_part() -> None:
-    # Three ring dims of v4 are six links of 45e9; two make a ring, the other four count by 0.25.
+    # Three ring dims of v4 are six links of 45e9; two make a ring, the other four count by 0.15.
     seconds = link_seconds(Kind.ALL_GATHER, (0, 1, 2), CUBE, 64e6)
-    assert seconds == pytest.approx(63e6 / ((2 + 0.25 * 4) * LINK))
+    assert seconds == pytest.approx(63e6 / ((2 + 0.15 * 4) * LINK))
     # A 2x2 square of one link per dim is itself a ring of four: nothing is lost.
     square = native_mesh(parse_slice("v5e:2x2"))
     assert link_seconds(Kind.ALL_GATHER, (0, 1), square, 4e6) == pytest.approx(3e6 / (2 * LINK))
@@ -125,14 +125,14 @@ def test_axes_that_do_not_continue_each_other_take_turns() -> None:
 
 
 def test_latency_by_hand() -> None:
-    base, hop = 1e-6, 1.5e-6
+    base, hop = 0.1e-6, 2.5e-6
     # Ring of 4: 2 hops; all three dims 6; all-reduce goes twice.
     assert collective_seconds(Kind.ALL_GATHER, 0.0, (0,), CUBE) == pytest.approx(base + 2 * hop)
     assert collective_seconds(Kind.ALL_GATHER, 0.0, (0, 1, 2), CUBE) == pytest.approx(base + 6 * hop)
     assert collective_seconds(Kind.ALL_REDUCE, 0.0, (0,), CUBE) == pytest.approx(base + 4 * hop)
     # Line of 8: 7 hops, and v5e's own base.
     line = native_mesh(parse_slice("v5e:8x1"))
-    assert collective_seconds(Kind.ALL_TO_ALL, 0.0, (0,), line) == pytest.approx(3.5e-6 + 7 * hop)
+    assert collective_seconds(Kind.ALL_TO_ALL, 0.0, (0,), line) == pytest.approx(3.5e-6 + 7 * 1.5e-6)
 
 
 def test_published_permute_latencies() -> None:

@@ -66,7 +66,7 @@ def test_stages_come_in_order_with_fewer_bytes_each() -> None:
 
 def test_seconds_by_hand() -> None:
     (gather,) = reshard_collectives(layout(0, R, R), layout(R, R, R), 64e6, CUBE)
-    expected = pytest.approx(1e-6 + 2 * 1.5e-6 + 48e6 / 90e9)
+    expected = pytest.approx(0.1e-6 + 2 * 2.5e-6 + 48e6 / 90e9)
     assert (gather.kind, gather.axes, gather.bytes_per_chip) == (Kind.ALL_GATHER, ("x",), 64e6)
     assert gather.seconds == expected
     assert reshard_seconds(layout(0, R, R)[None], layout(R, R, R)[None], 64e6, CUBE)[0, 0] == expected

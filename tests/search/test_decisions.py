@@ -115,8 +115,8 @@ def test_what_a_loop_starts_with_is_brought_there_step_by_step() -> None:
     slot = sketch.hand_over(y, "carry")
     problem = build_problem(sketch.graph(sketch.elementwise("mul", slot, name="scaled")), PLANE)
     labels = labels_of(problem, s=[1, 1], x=[2, 2], y=[1, 1], carry=[0, 1], scaled=[0, 1], result0=[0, 1])
-    y = _named(spell_out(problem, labels), "y")
-    assert y.result == (((), (), (X, Y)), ((), (Y,), (X,)), ((X,), (Y,), ()))
+    result = _named(spell_out(problem, labels), "y").result
+    assert result == (((), (), (X, Y)), ((), (Y,), (X,)), ((X,), (Y,), ()))
 
 
 def test_open_sums_meet_before_they_are_closed() -> None:

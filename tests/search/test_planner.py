@@ -214,7 +214,7 @@ def test_two_dims_of_the_weight_are_sharded_when_tokens_are_few() -> None:
 def test_the_more_tokens_the_more_axes_gather_the_weights() -> None:
     # Section 3.2.3: weight-gathered X, XY, XYZ, as the tokens of a step grow.
     gathered = []
-    for tokens in (512, 2**16, 2**18):
+    for tokens in (512, 2**16, 2**19):
         problem, outcome = _palm(tokens, mesh_of("v4:4x4x4"))
         decisions = spell_out(problem, outcome.candidates[0].labels)
         (h,) = (d for d in decisions.ops if d.op.name == "h")

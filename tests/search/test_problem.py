@@ -7,7 +7,7 @@ import pytest
 
 from autoshard.cost.layouts import UNREDUCED
 from autoshard.cost.reshard import reshard_seconds
-from autoshard.cost.torus import native_mesh
+from autoshard.cost.torus import TorusMesh, native_mesh
 from autoshard.search.building import build_problem
 from autoshard.search.problem import REST_PRICE, VariableKind, copies, has_unreduced
 from tests.search.graphs import (
@@ -20,7 +20,13 @@ from tests.search.graphs import (
     two_readers,
 )
 
-MESH = mesh_of("v5e:1x2")
+
+def _with(**values: float) -> TorusMesh:
+    slice_ = mesh_of("v5e:1x2").slice
+    return native_mesh(dataclasses.replace(slice_, chip=slice_.chip.with_values("assumed", "test", **values)))
+
+
+MESH = _with(hidden_gather_fraction=0.0)
 NONE, B, E, F = -1, 0, 1, 2
 
 
@@ -142,9 +148,7 @@ def test_an_op_may_read_a_value_twice() -> None:
 
 
 def test_hidden_communication_costs_nothing_but_stays_impossible() -> None:
-    chip = MESH.slice.chip.with_values("assumed", "test", exposed_ici_fraction=0.0)
-    mesh = native_mesh(dataclasses.replace(MESH.slice, chip=chip))
-    problem = build_problem(parallel_sum(), mesh)
+    problem = build_problem(parallel_sum(), _with(exposed_ici_fraction=0.0))
     gathered, still = labels_of(problem, w1=[0]), labels_of(problem)
     seconds = [problem.network.value(labels) - problem.rest_seconds(labels) for labels in (gathered, still)]
     assert seconds[0] == pytest.approx(seconds[1])
