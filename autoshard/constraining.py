@@ -9,7 +9,7 @@ that the partitioner would take for its operand (`autoshard.compiler_limits`) ge
 that leaves all dims to the compiler.
 
 Every equation that is bound here, its constraints included, stands under a name scope that says its path
-(`autoshard.attribution_marks`): compiled collectives can so be told apart by the equation they serve.
+(`autoshard.marks`): compiled collectives can so be told apart by the equation they serve.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.ref import AbstractRef
 from jax.sharding import PartitionSpec
 
-from autoshard.attribution_marks import mark_of
 from autoshard.compiler_limits import needs_operand_of_its_own, some_need_operands_of_their_own
+from autoshard.marks import mark_of
 from autoshard.naming import source_of
 from autoshard.primitives import BODY_KEYS, called_jaxpr, scan_counts
 from autoshard.user_shardings import AnyMesh, Freeing

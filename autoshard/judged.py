@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from autoshard.compile_worker import CompileResult
+from autoshard.compiled.worker import CompileResult
 from autoshard.memory_orders import with_orders
+from autoshard.partitioner.check import PropagationCheck
 from autoshard.plan import Plan
 from autoshard.plan_records import Estimate, Measurement
 from autoshard.programs import Program
-from autoshard.propagation_check import PropagationCheck
 from autoshard.timing_bench import TimingResult
 
 OK = "ok"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 import autoshard
-from autoshard.calibrated import numbers_label
+from autoshard.calibration.calibrated import numbers_label
 from autoshard.cost.torus import TorusMesh
 from autoshard.judged import Judged
 from autoshard.mesh_study import Tried, best_meshes, mesh_label, meshes_to_try

@@ -48,7 +48,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         slice: the slice, such as ``v4:4x4x4``.
         mesh_axes: the mesh axes, outermost first (`mesh` in the file).
         objective: what was minimised.
-        compiler_options: options of the TPU compiler that belong to the plan (`autoshard.compiler_options`).
+        compiler_options: options of the TPU compiler that belong to the plan (`autoshard.compiled.options`).
         pins: layouts that the user fixed (`autoshard.pinning`).
         arguments: the arrays of the positional arguments by path, in flat argument order.
         results: the arrays of the result by path, in flat order.

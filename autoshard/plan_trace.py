@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from autoshard.calibrated import calibrated_slice
-from autoshard.chrome_trace import chrome_trace
-from autoshard.compile_worker import compile_all
+from autoshard.calibration.calibrated import calibrated_slice
+from autoshard.compiled.chrome_trace import chrome_trace
+from autoshard.compiled.worker import compile_all
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.cost.torus import MeshAxis, TorusMesh
 from autoshard.errors import CompileError, PlanError

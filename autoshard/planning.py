@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 
 import autoshard
-from autoshard.compiler_options import default_options
+from autoshard.compiled.options import default_options
 from autoshard.cost.torus import TorusMesh
 from autoshard.cost_records import cost_record
 from autoshard.coverage import coverage_record

@@ -1,6 +1,6 @@
 """Tiers 1 to 3 for some candidates: export each with its constraints and have a child process judge it.
 
-`autoshard.propagation_worker` has Shardy partition it, `autoshard.compile_worker` compiles it for the
+`autoshard.partitioner.worker` has Shardy partition it, `autoshard.compiled.worker` compiles it for the
 slice; `autoshard.timing_worker` runs it on devices and compares the outputs with those of the function as it
 is.
 """
@@ -17,15 +17,15 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import NamedSharding, PartitionSpec
 
 from autoshard.applying import argument_specs, constraints_of, result_specs
-from autoshard.compile_worker import CompileResult, compile_all
+from autoshard.compiled.worker import CompileResult, compile_all
 from autoshard.constraining import run_constrained
 from autoshard.cost.slices import Slice
 from autoshard.cost.torus import MeshAxis
 from autoshard.host import host_memory_bytes
 from autoshard.judged import Judged, with_estimate, with_measurement
+from autoshard.partitioner.check import PropagationCheck, check_candidates
 from autoshard.plan import Plan
 from autoshard.programs import Program, abstract_mesh, export_program
-from autoshard.propagation_check import PropagationCheck, check_candidates
 from autoshard.timing_worker import time_all
 from autoshard.trace import Traced
 

@@ -14,8 +14,8 @@ from jax.extend.core import JaxprEqn, Literal
 
 from autoshard.compiler_limits import within_limits
 from autoshard.factor_table import Rule
+from autoshard.partitioner.shardy_rules import shardy_rules
 from autoshard.primitives import OPAQUE
-from autoshard.shardy_rules import shardy_rules
 from autoshard.written_rules import written_rule
 
 _LABELS = frozenset({"name"})

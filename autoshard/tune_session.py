@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoshard.attached import attached_slice
-from autoshard.calibrated import calibrated_slice
+from autoshard.calibration.calibrated import calibrated_slice
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.errors import TraceError
 from autoshard.graph_building import build_graph

@@ -1,9 +1,10 @@
 """Are the plans' collectives those that the TPU compiler makes? Both examples, four generations, the top 3.
 
-Every plan is compiled and audited (`autoshard.audit_plan`). Printed are, for each plan, the predicted and the
-compiled bytes; what is not as predicted, with its cause where the compiler tells; and last two figures: which
-part of the collective bytes is attributed to an einsum or a named operation, and how far predicted bytes are
-from compiled ones in the median case. Plans that do not fit HBM have no collectives: they are counted apart.
+Every plan is compiled and audited (`autoshard.audit.planned`). Printed are, for each plan, the predicted and
+the compiled bytes; what is not as predicted, with its cause where the compiler tells; and last two figures:
+which part of the collective bytes is attributed to an einsum or a named operation, and how far predicted
+bytes are from compiled ones in the median case. Plans that do not fit HBM have no collectives: they are
+counted apart.
 
 A record is kept for each plan as soon as it is audited: the same command goes on where it stopped, and
 `--again` begins anew.
@@ -17,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoshard.audit_plan import audit_compiled
-from autoshard.compile_worker import CompileResult, compile_all
+from autoshard.audit.planned import audit_compiled
+from autoshard.compiled.worker import CompileResult, compile_all
 from autoshard.mesh_search import search_candidates
 from autoshard.progress import Progress
 from autoshard.refinement import compile_limit_seconds

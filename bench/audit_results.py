@@ -9,9 +9,9 @@ from statistics import median
 
 import msgspec
 
-from autoshard.audit_causes import cause_of
-from autoshard.audit_records import Audit, Row
-from autoshard.audit_text import place_of
+from autoshard.audit.causes import cause_of
+from autoshard.audit.records import Audit, Row
+from autoshard.audit.text import place_of
 from autoshard.text_table import align
 from autoshard.units import format_bytes, format_percent
 

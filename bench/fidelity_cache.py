@@ -4,9 +4,10 @@ The file is xz-compressed JSON lines: first a line for each case (its program's 
 its decisions, `bench.fidelity_labels`), then a line for each plan: its labels, and the compiler's answer
 without the schedule's text. A plan's key is the hash of its program and slice, with the version of libtpu.
 
-An estimate is `compute + filled + exposed collectives` (`autoshard.timeline`), and the last two depend on
-numbers of our own: links and HBM. So every collective is kept with its kind, axes and bytes, those that are
-alike in one entry, and `Answer.seconds_today` prices it anew: what was hidden behind compute stays so long,
+An estimate is `compute + filled + exposed collectives` (`autoshard.compiled.timeline`), and the last two
+depend on numbers of our own: links and HBM. So every collective is kept with its kind, axes and bytes, those
+that are alike in one entry, and `Answer.seconds_today` prices it anew: what was hidden behind compute stays
+so long,
 
     seconds = compute + filled + sum of trips max(0, waited then + price today - price then),
 
@@ -23,11 +24,11 @@ from pathlib import Path
 
 import msgspec
 
-from autoshard.compile_worker import CompileResult
+from autoshard.compiled.timeline import CompiledCollective
+from autoshard.compiled.worker import CompileResult
 from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.cost.torus import TorusMesh
 from autoshard.errors import AutoshardError
-from autoshard.timeline import CompiledCollective
 
 FILE = Path(__file__).with_name("data") / "compiled_plans.jsonl.xz"
 PERMUTE = "collective-permute"

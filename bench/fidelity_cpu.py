@@ -20,8 +20,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autoshard import calibration_text
-from autoshard.calibration import calibrate
+from autoshard.calibration import text as calibration_text
+from autoshard.calibration.calibrate import calibrate
 from autoshard.cost.slices import Slice
 from autoshard.refining import export_candidate, export_reference
 from autoshard.text_table import align

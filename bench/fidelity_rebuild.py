@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from autoshard.compile_worker import CompileResult, compile_all
+from autoshard.compiled.worker import CompileResult, compile_all
 from autoshard.errors import AutoshardError
 from autoshard.programs import Program
 from bench.fidelity_cache import Answer, Cache, CaseLine, PlanLine, answer_of, load, save

@@ -3,7 +3,7 @@
 Run from the repository's root: ``python -m bench.tier1 [--top-k N] [--compile N]``.
 
 The best plans of each case are found by the model, exported, and partitioned by Shardy's passes in a child
-process (`autoshard.propagation_check`). Bytes are those of all collectives of a step, per chip; milliseconds
+process (`autoshard.partitioner.check`). Bytes are those of all collectives of a step, per chip; milliseconds
 are those of the passes and of reading their result, without the start of the child (about 0.3 s, once) and
 without the export that tier 2 needs too. `unseen` is what the propagated collectives take beyond the
 predicted ones. With ``--compile`` the first plans of each case also go to the TPU compiler (5-40 s each,
@@ -19,12 +19,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoshard.compile_worker import CompileResult, compile_all
+from autoshard.compiled.worker import CompileResult, compile_all
 from autoshard.mesh_search import search_candidates
+from autoshard.partitioner.check import PropagationCheck, check_candidates
 from autoshard.plan import Plan
 from autoshard.programs import Program
 from autoshard.progress import Progress
-from autoshard.propagation_check import PropagationCheck, check_candidates
 from autoshard.refining import export_candidate
 from autoshard.targets import load_target
 from autoshard.text_table import align

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import jax
 
-from autoshard.compile_worker import CompileResult
+from autoshard.compiled.worker import CompileResult
 from autoshard.judged import OK, Judged
 from autoshard.mesh_search import search_candidates
 from autoshard.plan import Plan

@@ -16,7 +16,7 @@ from autoshard.plan import load_plan
 from autoshard.progress import Progress
 
 if TYPE_CHECKING:
-    from autoshard.audit_records import Audit
+    from autoshard.audit.records import Audit
 
 DEFAULT_THRESHOLD = 0.05
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
@@ -60,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         audit = _with_plan(arguments, progress) if arguments.slice is None else _without(arguments, progress)
     finally:
         progress.close()
-    from autoshard.audit_json import to_json
-    from autoshard.audit_text import to_text
+    from autoshard.audit.json_report import to_json
+    from autoshard.audit.text import to_text
 
     if arguments.format == "json":
         print(to_json(audit, arguments.threshold))
@@ -81,7 +81,7 @@ def _with_plan(arguments: argparse.Namespace, progress: Progress) -> Audit:
             f"make a plan with `autoshard tune {text} --slice SLICE -o PLAN`"
         )
     plan = load_plan(text)
-    from autoshard.audit_plan import audit_plan
+    from autoshard.audit.planned import audit_plan
 
     return audit_plan(plan, progress.stage)
 
@@ -95,8 +95,8 @@ def _without(arguments: argparse.Namespace, progress: Progress) -> Audit:
     if _HOST_DEVICES not in flags:  # a model's own mesh wants as many devices as the slice has
         n_chips = parse_slice(arguments.slice).n_chips
         os.environ["XLA_FLAGS"] = f"{flags} {_HOST_DEVICES}={n_chips}".strip()
-    from autoshard.audit_authored import audit_authored
-    from autoshard.audit_mesh import parse_mesh
+    from autoshard.audit.authored import audit_authored
+    from autoshard.audit.meshes import parse_mesh
 
     return audit_authored(
         arguments.plan,

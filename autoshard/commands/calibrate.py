@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from autoshard.calibration_probes import ROUNDS
+from autoshard.calibration.probes import ROUNDS
 from autoshard.commands.command import OK, Command, add_format
 from autoshard.commands.tune import positive
 from autoshard.cost.profiles import require_writable, save_profile
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         require_writable(arguments.output)
     if arguments.slice != _LOCAL:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the child has the devices that are measured
-    from autoshard import calibration_text
-    from autoshard.calibration import calibrate
+    from autoshard.calibration import text
+    from autoshard.calibration.calibrate import calibrate
 
     progress = Progress(quiet=arguments.quiet)
 
@@ -54,9 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         save_profile(found.profile, arguments.output)
     if arguments.format == "json":
-        print(calibration_text.to_json(found, arguments.output))
+        print(text.to_json(found, arguments.output))
         return OK
-    print(calibration_text.to_text(found))
+    print(text.to_text(found))
     print(f"\n{_written(arguments.output)}")
     return OK
 

@@ -12,7 +12,7 @@ import pytest
 import autoshard
 from autoshard import plan_trace
 from autoshard.cli import main
-from autoshard.compile_worker import CompileResult
+from autoshard.compiled.worker import CompileResult
 from autoshard.cost.slices import Slice
 from autoshard.errors import CompileError, PlanError, PlanMismatchError
 from autoshard.plan import Plan

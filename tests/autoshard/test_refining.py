@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from autoshard import mesh_search, refinement, refining, topology
-from autoshard.compile_worker import CompileResult, compile_all
+from autoshard.compiled.worker import CompileResult, compile_all
 from autoshard.cost.torus import MeshAxis
 from autoshard.errors import InfeasibleError
 from autoshard.judged import Judged, with_estimate, with_measurement

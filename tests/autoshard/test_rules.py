@@ -18,16 +18,16 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-import autoshard.shardy_rules
+import autoshard.partitioner.shardy_rules
 from autoshard.cost.layouts import REPLICATED
 from autoshard.cost.slices import parse_slice
 from autoshard.cost.torus import native_mesh
 from autoshard.factor_table import Rule
+from autoshard.partitioner.shardy_rules import shardy_rules
 from autoshard.primitives import called_jaxpr
 from autoshard.rules import RuleBook, signature
 from autoshard.search.candidates import strategies
 from autoshard.search.graph import Dims, FactorKind, Op, OpKind
-from autoshard.shardy_rules import shardy_rules
 from autoshard.written_rules import replicated_rule, shapes
 
 KINDS = {"p": FactorKind.PARALLEL, "r": FactorKind.REDUCTION, "w": FactorKind.REPLICATED}
@@ -641,14 +641,14 @@ def test_an_equation_that_does_not_lower_costs_only_itself(monkeypatch: pytest.M
         equation(p, f, *args) for p, f, args, _ in (CASES["matmul"], CASES["transpose"], CASES["reduce_sum"])
     ]
     bad = equation("sort", lambda x: lax.sort(x, dimension=0), f32(6))
-    lower = autoshard.shardy_rules._lower
+    lower = autoshard.partitioner.shardy_rules._lower
 
     def refuse(eqns: Any) -> Any:
         if any(eqn is bad for eqn in eqns):
             raise NotImplementedError("no lowering of this one")
         return lower(eqns)
 
-    monkeypatch.setattr(autoshard.shardy_rules, "_lower", refuse)
+    monkeypatch.setattr(autoshard.partitioner.shardy_rules, "_lower", refuse)
     found = shardy_rules([*good[:2], bad, good[2]])
     assert [rule.ruled for rule in found] == [True, True, False, True]
     assert found[2] == replicated_rule(bad)
@@ -657,13 +657,13 @@ def test_an_equation_that_does_not_lower_costs_only_itself(monkeypatch: pytest.M
 
 def test_each_signature_is_lowered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lowered: list[int] = []
-    lower = autoshard.shardy_rules._lower
+    lower = autoshard.partitioner.shardy_rules._lower
 
     def counted(eqns: Any) -> Any:
         lowered.append(len(eqns))
         return lower(eqns)
 
-    monkeypatch.setattr(autoshard.shardy_rules, "_lower", counted)
+    monkeypatch.setattr(autoshard.partitioner.shardy_rules, "_lower", counted)
 
     def three_layers(x: jax.Array, w: jax.Array) -> jax.Array:
         for _ in range(3):

@@ -9,10 +9,10 @@ import pytest
 
 from autoshard import refining
 from autoshard.errors import CompileError
+from autoshard.partitioner.check import PropagationCheck
+from autoshard.partitioner.worker import PropagationResult
 from autoshard.plan import Plan
 from autoshard.progress import Progress
-from autoshard.propagation_check import PropagationCheck
-from autoshard.propagation_worker import PropagationResult
 from autoshard.targets import Target
 from autoshard.tune_options import Options
 from autoshard.tune_result import TuneResult

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autoshard.compile_worker import CompileResult
+from autoshard.compiled.worker import CompileResult
 from autoshard.cost.slices import parse_slice
 from bench import audit
 from bench.audit_cases import CASES

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoshard.compile_worker import CompileResult
+from autoshard.compiled.timeline import CompiledCollective
+from autoshard.compiled.worker import CompileResult
 from autoshard.search.building import build_problem
 from autoshard.search.decisions import spell_out
 from autoshard.search.memory import MemoryModel
 from autoshard.search.planner import search_plans
 from autoshard.search.problem import Problem
 from autoshard.search.sampling import random_candidates
-from autoshard.timeline import CompiledCollective
 from bench import fidelity_compiled
 from bench.fidelity_cache import (
     Answer,

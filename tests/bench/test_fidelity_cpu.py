@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from autoshard import calibration_text
+from autoshard.calibration import text as calibration_text
 from autoshard.cost.slices import parse_slice
 from autoshard.plan import Plan
 from autoshard.timing_bench import TimingResult

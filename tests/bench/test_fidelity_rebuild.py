@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from autoshard.compile_worker import CompileResult
+from autoshard.compiled.worker import CompileResult
 from autoshard.programs import Program
 from autoshard.search.planner import search_plans
 from bench import fidelity_cache, fidelity_rebuild

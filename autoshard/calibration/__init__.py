@@ -1,0 +1,1 @@
+"""A chip's numbers measured on the devices at hand (`autoshard calibrate`)."""
