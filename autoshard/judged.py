@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from autoshard.compiled.largest_buffers import LARGEST
 from autoshard.compiled.worker import CompileResult
 from autoshard.memory_orders import with_orders
 from autoshard.partitioner.check import PropagationCheck
@@ -81,7 +82,9 @@ def _why_not_compiled(candidate: Judged, result: CompileResult) -> str:
     if result.status == "out of memory" and result.hbm_bytes_per_chip is not None:
         needed, limit = result.hbm_bytes_per_chip, candidate.plan.predicted.hbm_limit_bytes
         sizes = f"{needed / 2**30:.2f} GiB per chip of {limit / 2**30:.2f} GiB"
-        return f"out of memory: needs {sizes}, {needed - limit} bytes over"
+        _, named, buffers = result.detail.partition(LARGEST)
+        over = f"out of memory: needs {sizes}, {needed - limit} bytes over"
+        return f"{over}; {named}{buffers}" if named else over
     first = result.detail.splitlines()[0] if result.detail else ""
     return f"{result.status}: {first}" if first else result.status
 

@@ -11,11 +11,14 @@ from typing import Literal
 
 import msgspec
 
+from autoshard.compiled.largest_buffers import describe_buffers
 from autoshard.cost.slices import parse_slice
+from autoshard.errors import CompileError
 from autoshard.programs import Program, argument_specs, chosen_orders, load
 from autoshard.topology import mesh_for
 
-ANSWER_FORMAT = 1
+_OUT_OF_MEMORY = "exceeds available HBM"
+ANSWER_FORMAT = 2
 """To be raised when the fields below change or how a program is compiled: older answers are then dropped."""
 
 
@@ -54,14 +57,25 @@ class CompilerAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compile_program(request: CompileRequest) -> CompilerAnswer:
-    """Compile one program in this process, which must run under `compiler_environment()`."""
+    """Compile one program in this process, which must run under `compiler_environment()`.
+
+    Raises:
+        CompileError: It does not fit HBM; the message is the compiler's, and names the largest buffers.
+    """
     import jax
 
     jax.config.update("jax_enable_x64", request.program.enable_x64)
     mesh = mesh_for(parse_slice(request.slice_name), request.program.mesh_axes)
     loaded = load(request.program, mesh, choose_layouts=True)
     lowered = loaded.jitted.lower(*loaded.arguments)
-    compiled = lowered.compile(compiler_options=request.program.compiler_options)
+    options = request.program.compiler_options
+    try:
+        compiled = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if _OUT_OF_MEMORY not in str(error):
+            raise
+        buffers = describe_buffers(lowered, options)
+        raise CompileError("; ".join(filter(None, (str(error).strip(), buffers)))) from error
     memory = compiled.memory_analysis()
     return CompilerAnswer(
         status="ok",

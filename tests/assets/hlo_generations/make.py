@@ -1,4 +1,4 @@
-"""Make the stored programs anew: ``python tests/assets/hlo_generations/make.py FOLDER``, with `libtpu` and no TPU.
+"""Make the stored programs anew: ``python make.py FOLDER``, with `libtpu` and no TPU.
 
 Each is the forward pass of two scanned Transformer layers, compiled ahead of time for eight chips. Weights
 lie sharded over the mesh axis x as they rest and are gathered over it in every layer; heads and the

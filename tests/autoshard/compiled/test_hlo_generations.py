@@ -1,7 +1,8 @@
 """The reader and the timeline on one program as four generations of chips and two versions of JAX compile it.
 
-The program is that of `tests/assets/hlo_generations/make.py`: two scanned layers on eight chips; x of 2 chips splits batch
-and resting weights, the other axes together, 4 chips, split heads, feed-forward and the resting stream.
+The program is that of `tests/assets/hlo_generations/make.py`: two scanned layers on eight chips; x of 2 chips
+splits batch and resting weights, the other axes together, 4 chips, split heads, feed-forward and the resting
+stream.
 """
 
 import lzma
