@@ -29,7 +29,7 @@ from autoshard.cost.torus import TorusMesh
 from autoshard.search.candidates import Strategies, operand_layouts, result_layouts, strategies
 from autoshard.search.costs import op_cost
 from autoshard.search.folding import Folding, fold
-from autoshard.search.graph import Graph, Op, OpKind, consumers
+from autoshard.search.graph import Graph, Op, OpKind
 from autoshard.search.hiding import Hiding, hidden_seconds
 from autoshard.search.kernels import kernels
 from autoshard.search.network import Network
@@ -58,7 +58,7 @@ class _Builder:
     def __init__(self, graph: Graph, mesh: TorusMesh, folding: Folding) -> None:
         self.graph, self.mesh, self.folding = graph, mesh, folding
         self.classes = tie_classes(graph)
-        self.readers = consumers(graph)
+        self.readers = graph.consumers
         self.kernels = kernels(graph)
         self.results = frozenset(graph.results)
         self.variables: list[Variable] = []

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autoshard.search.graph import Dims, Graph, Op, Value, consumers
+from autoshard.search.graph import Dims, Graph, Op, Value
 from autoshard.search.runs import LEAST_BLOCKS, LEAST_SHORT_BLOCKS, Run, find_runs
 
 _MANY = 5
@@ -64,7 +64,7 @@ class _Folder:
         self.graph = graph
         self.readers = [
             [(op, _like_first(graph.ops[op].operand_dims, position)) for op, position in readers]
-            for readers in consumers(graph)
+            for readers in graph.consumers
         ]
         self.types = _numbered(_type(value) for value in graph.values)
         self.read_types = _numbered(_type(replace(value, partial=False)) for value in graph.values)

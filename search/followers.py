@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.candidates import result_layouts
-from autoshard.search.graph import Dims, FactorKind, Op, OpKind, consumers
+from autoshard.search.graph import Dims, FactorKind, Op, OpKind
 from autoshard.search.network import FloatArray, Network
 from autoshard.search.problem import Problem
 
@@ -114,7 +114,7 @@ def _chains(problem: Problem) -> list[tuple[int, ...]]:
     """Variables that decide together, each chain in the order of its variables."""
     graph: nx.Graph[int] = nx.Graph()
     graph.add_nodes_from(range(len(problem.variables)))
-    readers, leaving = consumers(problem.graph), _leaving(problem)
+    readers, leaving = problem.graph.consumers, _leaving(problem)
     results = frozenset(problem.graph.results)
     for value in problem.graph.values:
         if problem.folding.value_leader[value.index] != value.index:

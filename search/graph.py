@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 Dims = tuple[tuple[int, ...], ...]
 """For each dim of a tensor the indices of its factors, major first; size-1 dims have none."""
@@ -159,7 +160,7 @@ class Loop:
     trips_known: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Graph:
     """A whole traced function.
 
@@ -197,11 +198,11 @@ class Graph:
         """Floating point operations per step in einsums, unsharded."""
         return sum(op.flops * op.trips for op in self.ops)
 
-
-def consumers(graph: Graph) -> list[list[tuple[int, int]]]:
-    """For each value the (op index, operand position) pairs that read it."""
-    readers: list[list[tuple[int, int]]] = [[] for _ in graph.values]
-    for op in graph.ops:
-        for position, value in enumerate(op.operands):
-            readers[value].append((op.index, position))
-    return readers
+    @cached_property
+    def consumers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """For each value the (op index, operand position) pairs that read it."""
+        readers: list[list[tuple[int, int]]] = [[] for _ in self.values]
+        for op in self.ops:
+            for position, value in enumerate(op.operands):
+                readers[value].append((op.index, position))
+        return tuple(map(tuple, readers))

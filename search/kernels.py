@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoshard.search.graph import Graph, Op, OpKind, consumers
+from autoshard.search.graph import Graph, Op, OpKind
 
 _FUSING_KINDS = frozenset({OpKind.ELEMENTWISE, OpKind.VIEW})
 _REDUCING = ("reduce_", "arg")
@@ -69,7 +69,7 @@ def kernels(graph: Graph) -> Kernels:
     maker = _makers(graph)
     kernel = _kernel_numbers(graph, fusing, maker)
     exists = []
-    for known, made, readers in zip(graph.values, maker, consumers(graph), strict=True):
+    for known, made, readers in zip(graph.values, maker, graph.consumers, strict=True):
         inside = made >= 0 and fusing[made] and all(kernel[op] == kernel[made] for op, _ in readers)
         exists.append(not inside or known.stored_bytes > 0)
     first: dict[tuple[int, int], tuple[int, int]] = {}
@@ -120,7 +120,7 @@ def _add(sums: dict[int, float], key: int, amount: float) -> None:
 
 def _handed_on(graph: Graph, exists: Sequence[bool]) -> frozenset[int]:
     """Ops that fuse and whose result is written by their kernel, for more than a single einsum."""
-    readers = consumers(graph)
+    readers = graph.consumers
     return frozenset(
         op.index
         for op in graph.ops

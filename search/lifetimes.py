@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from autoshard.search.graph import Graph, Loop, Op, OpKind, consumers
+from autoshard.search.graph import Graph, Loop, Op, OpKind
 from autoshard.search.kernels import views_stored
 
 
@@ -47,7 +47,7 @@ class Lifetimes:
 
     def _replacements(self) -> Iterator[int]:
         """Values that are made in the donated arguments in whose place they are given back."""
-        graph, readers = self._graph, consumers(self._graph)
+        graph, readers = self._graph, self._graph.consumers
         for argument, result in graph.aliases:
             replaced, handing = graph.arguments[argument], graph.values[graph.results[result]].producer
             if handing < 0 or graph.ops[handing].kind is not OpKind.IDENTITY:
@@ -103,7 +103,7 @@ def _kept_arguments(graph: Graph) -> set[int]:
 def _last_uses(graph: Graph) -> list[int]:
     """For each value the last op at which it is read; a value of an outer loop until the inner loop ends."""
     last = []
-    for value, readers in zip(graph.values, consumers(graph), strict=True):
+    for value, readers in zip(graph.values, graph.consumers, strict=True):
         points = [max(0, value.producer)]
         for op, _ in readers:
             loop = _loop_inside(graph, graph.ops[op].loop, value.loop)
