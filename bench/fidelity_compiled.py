@@ -150,7 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.rebuild or options.fresh:
             from bench.fidelity_rebuild import rebuild  # only where asked for: it starts compilers
 
-            rebuild(cases, fresh=options.fresh, workers=options.workers, limit_seconds=options.limit)
+            rebuild(
+                cases,
+                fresh=options.fresh,
+                workers=options.workers,
+                limit_seconds=options.limit,
+                origins=options.origins,
+            )
         found = run(print, cases)
     except KeyboardInterrupt:
         print("interrupted; what is known is kept", file=sys.stderr)
@@ -168,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rebuild", action="store_true", help="make and compile the plans that are missing")
     parser.add_argument("--fresh", action="store_true", help="make all plans anew, then compile them")
     parser.add_argument("--workers", type=int, default=1, help="compiles at once (1)")
+    parser.add_argument("--origins", nargs="*", default=(), help="compile plans of these origins only")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for one compile (900)")
     result: argparse.ArgumentParser = parser
     return result

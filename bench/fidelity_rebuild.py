@@ -26,7 +26,9 @@ _SAVE_SECONDS = 20.0
 _LOST = ("crashed", "timed out", "failed", "skipped")
 
 
-def rebuild(cases: Sequence[Case], *, fresh: bool, workers: int, limit_seconds: float) -> None:
+def rebuild(
+    cases: Sequence[Case], *, fresh: bool, workers: int, limit_seconds: float, origins: Sequence[str] = ()
+) -> None:
     """Bring the cache up to date for some cases.
 
     Args:
@@ -34,6 +36,7 @@ def rebuild(cases: Sequence[Case], *, fresh: bool, workers: int, limit_seconds: 
         fresh: Whether to make plans where there are some already; these are forgotten.
         workers: Compiles at once.
         limit_seconds: For one compile.
+        origins: Compile plans of these origins only; of all when left out.
 
     Raises:
         AutoshardError: There is no compiler.
@@ -45,7 +48,7 @@ def rebuild(cases: Sequence[Case], *, fresh: bool, workers: int, limit_seconds: 
             study = Study(case)
             if fresh or case.name not in cache.cases:
                 make_plans(study, cache)
-            compile_missing(study, cache, libtpu, workers, limit_seconds)
+            compile_missing(study, cache, libtpu, workers, limit_seconds, origins)
     finally:
         save(cache)
 
@@ -99,9 +102,12 @@ def plan_line(study: Study, plan_id: str, proposal: Proposal) -> PlanLine:
     )
 
 
-def compile_missing(study: Study, cache: Cache, libtpu: str, workers: int, limit_seconds: float) -> None:
+def compile_missing(
+    study: Study, cache: Cache, libtpu: str, workers: int, limit_seconds: float, origins: Sequence[str]
+) -> None:
     """Compile the programs that this libtpu has not answered on; lost compiles are tried again."""
-    todo = list(_missing(study, cache, libtpu))
+    missing = _missing(study, cache, libtpu)
+    todo = [each for each in missing if not origins or each[0].origin in origins]
     saved = time.monotonic()
 
     def settle(index: int, result: CompileResult) -> None:
