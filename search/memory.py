@@ -3,17 +3,20 @@ problem.
 
 A point is an op in program order.  Live there are: the arguments (always, a donated one sharing its buffer
 with its result); loop carries and stacked outputs while their loop runs, results once made, intermediates
-from their op to their last reader; and the copies that resharding makes: a gathered operand at its reader,
-an open sum at its maker. A loop or a result takes over the buffer of what is handed to it when nothing else
-needs that, a donated argument is updated in place, and what takes its place is made there.  Intermediates of
-a kernel have no buffer.  Every term depends on one variable's label, or on two neighbours' labels for a copy,
-so the bytes at a point are one `BudgetRow`; the peak over points is found for each plan and the offending
-point is added as a row until the best plan fits.  The copies of a folded op have a buffer each, at their own
-points of the program, and their leader's label.
+from their op to their last reader; and the copies that resharding makes: an open sum at its maker, a gathered
+operand at its reader, and where gathers hide from the reader of the weight before on.  A loop or a result
+takes over the buffer of what is handed to it when nothing else needs that, a donated argument is updated in
+place, and what takes its place is made there.  Intermediates of a kernel have no buffer.
+
+Every term depends on one variable's label, or on two neighbours' labels for a copy, so the bytes at a point
+are one `BudgetRow`; the peak over points is found for each plan and the offending point is added as a row
+until the best plan fits.  The copies of a folded op have a buffer each, at their own points of the program,
+and their leader's label.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,7 +29,7 @@ import numpy.typing as npt
 from autoshard.cost.layouts import Layouts, local_fraction
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.candidates import result_layouts
-from autoshard.search.graph import OpKind
+from autoshard.search.graph import Op, OpKind
 from autoshard.search.kernels import kernels
 from autoshard.search.lifetimes import Lifetimes
 from autoshard.search.problem import Edge, Flow, Problem
@@ -80,6 +83,7 @@ class MemoryModel:
         self._end = len(problem.graph.ops)
         self._lifetimes = Lifetimes(problem.graph)
         self._exists = kernels(problem.graph).exists
+        self._readers_of_stored = [op.index for op in problem.graph.einsums if self._reads_stored(op)]
         self._arguments, self._results = frozenset(self._graph.arguments), frozenset(self._graph.results)
         self._members = _members(problem)
         self._home = {value: home for home, members in self._members.items() for value in members}
@@ -176,6 +180,9 @@ class MemoryModel:
         stop = self._end if kind == RESULTS else self._needed_until(members)
         return start, max(start, stop)
 
+    def _reads_stored(self, op: Op) -> bool:
+        return any(self._graph.values[value].stored_bytes > 0 for value in op.operands)
+
     def _has_buffer(self, value: int) -> bool:
         """Whether an intermediate has a buffer of its own."""
         life = self._lifetimes
@@ -260,7 +267,17 @@ class MemoryModel:
             for v in self._graph.ops[flow.op].results
             if life.shares(v) and life.root(v) == life.root(flow.value)
         ]
-        return self._side(flow, Side.ARRIVING, flow.op, max([flow.op, *map(life.last, inside)]), COPIES)
+        stop = max([flow.op, *map(life.last, inside)])
+        return self._side(flow, Side.ARRIVING, self._gathered_from(flow), stop, COPIES)
+
+    def _gathered_from(self, flow: Flow) -> int:
+        """When the copy of an operand begins: a gather that hides runs beside the reader before its own."""
+        hides = self.problem.mesh.slice.chip.hidden_gather_fraction > 0
+        if not hides or self.problem.edges[flow.edge].beside is None:
+            return flow.op
+        loop, before = self._graph.ops[flow.op].loop, bisect_left(self._readers_of_stored, flow.op)
+        previous = self._readers_of_stored[before - 1] if before else flow.op
+        return previous if self._graph.ops[previous].loop == loop else flow.op
 
     def _copy_at_maker(self, flow: Flow) -> Span:
         """An anchored value before it is brought to its layout; one in place is brought out of its buffer."""

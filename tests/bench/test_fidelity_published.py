@@ -168,13 +168,13 @@ def test_a_fixed_plan_on_another_chip() -> None:
 def test_a_refit_finds_the_constant_that_made_the_times() -> None:
     _, plan = tiny_program()
     v4 = chip("v4")
-    true = v4.with_values("assumed", "test", collective_base_seconds=5e-6)
+    true = v4.with_values("assumed", "test", collective_base_seconds=2e-6)
     point = replace(points("figure 6")[0], seconds=plan.price(true, layers_only=True).whole)
     case = Case(point, (Part(1, plan, True),))
     found = refit.refit([case], v4, ["collective_base_seconds"])
     assert refit.mean_error([case], v4) > 0.01
     assert found.error < 1e-3
-    assert found.values["collective_base_seconds"] == pytest.approx(5e-6, rel=0.02)
+    assert found.values["collective_base_seconds"] == pytest.approx(2e-6, rel=0.02)
 
 
 # ---- tables and verdicts

@@ -60,6 +60,14 @@ def test_a_gathered_copy_is_live_only_at_its_reader() -> None:
     assert _live(problem, labels) == [arguments + H + W, arguments + H + Y, arguments + Y, arguments + Y]
 
 
+def test_a_gather_that_hides_begins_at_the_reader_before_its_own() -> None:
+    problem = build_problem(feed_forward(), MESH)
+    labels = labels_of(problem, wo=[0])
+    arguments = X + W + W / 2
+    assert MESH.slice.chip.hidden_gather_fraction > 0
+    assert _live(problem, labels) == [arguments + H + W, arguments + H + Y + W, arguments + Y, arguments + Y]
+
+
 def test_an_open_sum_is_whole_until_it_is_scattered() -> None:
     problem = build_problem(two_readers(), MESH)
     labels = labels_of(problem, h=[1], h_out=[1], y1=[0], y2=[0])
