@@ -8,7 +8,6 @@ any number of processes share it, and a killed run goes on where it stopped.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +17,12 @@ from optuna.trial import TrialState
 
 from autoshard.cost.slices import Slice
 from autoshard.cost.torus import TorusMesh, mesh_factorisations
-from autoshard.errors import AutoshardError
+from autoshard.studies import open_study
 
 AUTO_AXES = 3
 """Axes of a mesh that is tried by default: more make a search slow before they make a plan better."""
 SEARCH_AXES = 4
 _MOST_AXES = 8
-_OPENINGS = 4
-_PAUSE_SECONDS = 0.2
 _DOES_NOT_FIT = float("inf")
 _MESH, _BOUND = "mesh", "bound_seconds"
 
@@ -80,7 +77,7 @@ def best_meshes(
         AutoshardError: The storage cannot be opened.
     """
     by_label = {mesh_label(mesh): mesh for mesh in meshes}
-    study = _study(study_name, storage)
+    study = open_study(study_name, storage)
     wanted = list(by_label)[:trials]
     # First what nobody has begun, then what another worker has begun and may have died over.
     for done_with in (_BEGUN, _DONE):
@@ -148,22 +145,3 @@ class _Only(optuna.samplers.BaseSampler):
         param_distribution: optuna.distributions.BaseDistribution,
     ) -> str:
         return self._value
-
-
-def _study(name: str, storage: str | None) -> optuna.Study:
-    """Open a study; processes that make a database at the same time trip over each other, so try again."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    failure: Exception | None = None
-    for _ in range(_OPENINGS):
-        try:
-            return optuna.create_study(
-                study_name=name, storage=storage, direction="minimize", load_if_exists=True
-            )
-        except Exception as error:  # whatever the database's driver raises
-            failure = error
-            time.sleep(_PAUSE_SECONDS)
-    reason = str(failure).strip().partition("\n")[0]
-    raise AutoshardError(
-        f"the study storage `{storage}` cannot be opened: {reason}. "
-        "Expected an Optuna URL such as sqlite:///tune.db"
-    ) from failure

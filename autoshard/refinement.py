@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from autoshard.errors import CompileError
 from autoshard.judged import OK, Judged
 from autoshard.mesh_search import search_candidates
+from autoshard.option_refinement import OptionRefinement, with_first_options
 from autoshard.refining import (
     compile_candidates,
     host_memory_reason,
@@ -57,6 +58,9 @@ class Refinement:
             self._partition_new()
         if self._runs(ESTIMATED, refine in ("compile", "auto"), compiler_skip_reason(self.session.slice_)):
             self._compile()
+            self._search_compile_options()
+        elif self.session.options.compile_options == "search":
+            self.session.progress.note("compile options are not searched: tier 2 judges them")
         if self._runs(MEASURED, refine in ("time", "auto"), self._timing_skip_reason()):
             self._time()
 
@@ -114,7 +118,7 @@ class Refinement:
                 f"{headroom_bytes / 2**30:.2f} GiB per chip held back"
             )
             found = search_candidates(self.session, headroom_bytes)
-            self.candidates += found.candidates
+            self.candidates += with_first_options(self.session, found.candidates)
             if found.interrupted:
                 raise KeyboardInterrupt
             if not found.candidates:
@@ -140,12 +144,20 @@ class Refinement:
             self.session.traced,
             [self.candidates[i] for i in waiting],
             workers=self.session.options.workers,
-            time_limit_seconds=compile_limit_seconds(len(self.session.graph.ops)),
+            time_limit_seconds=self._compile_limit_seconds,
             on_start=step,
             on_known=lambda index: step(index, ", from the cache"),
             on_result=keep,
             note=progress.note,
         )
+
+    @property
+    def _compile_limit_seconds(self) -> float:
+        return compile_limit_seconds(len(self.session.graph.ops))
+
+    def _search_compile_options(self) -> None:
+        if self.session.options.compile_options == "search":
+            OptionRefinement(self.session, self.candidates, self._compile_limit_seconds).run()
 
     def _time(self) -> None:
         """Time the candidates that can still win."""

@@ -105,6 +105,11 @@ def _exported(traced: Traced, candidate: Judged, platform: str) -> Program:
     return candidate.program or export_candidate(traced, candidate.plan, platform)
 
 
+def with_program(traced: Traced, candidate: Judged, platform: str) -> Judged:
+    """Return a candidate that has been exported."""
+    return replace(candidate, program=_exported(traced, candidate, platform))
+
+
 def compile_candidates(
     traced: Traced,
     candidates: Sequence[Judged],

@@ -140,7 +140,8 @@ class _Bench:
         self.report(f"{number}: compile and check")
         try:
             loaded = load(program, self._mesh(program))
-            compiled = loaded.jitted.lower(*loaded.arguments).compile()
+            options = program.compiler_options or None
+            compiled = loaded.jitted.lower(*loaded.arguments).compile(compiler_options=options)
             verdict = self._verdict(compiled, loaded, program)
         except Exception as error:  # a candidate that does not run is a result
             return _Candidate(number, lost=_failure(error))

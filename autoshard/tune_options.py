@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from autoshard.compiled.options import COMPILE_OPTIONS
 from autoshard.cost.profiles import read_profile
 from autoshard.errors import OptionError
 from autoshard.host import available_cores
@@ -43,12 +44,18 @@ class Options:
     workers: int = field(default_factory=available_cores)
     pins: tuple[str, ...] = ()
     profile: str | None = None
+    compile_options: str = "default"
+    option_trials: int = 12
 
     def __post_init__(self) -> None:
         _require_choice("objective", self.objective, OBJECTIVES)
         _require_choice("refine", self.refine, REFINES)
         _require_choice("mesh", self.mesh, MESHES)
-        for name in ("top_k", "trials", "workers"):
+        _require_choice("compile_options", self.compile_options, COMPILE_OPTIONS)
+        if self.compile_options == "search":
+            expected = "`compile` or `auto`: the compiler judges the options that are searched"
+            _require(self.refine in ("compile", "auto"), "refine", self.refine, expected)
+        for name in ("top_k", "trials", "option_trials", "workers"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         _require(self.gap >= 0, "gap", self.gap, "a share of the step time, 0 or more")
         for pin in self.pins:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autoshard.choosing import choose, runner_up
+from autoshard.compiled.options import CompileOptions
 from autoshard.cost.slices import parse_slice
 from autoshard.decorator import PlannedFunction
 from autoshard.errors import InfeasibleError, OptionError
@@ -20,6 +21,7 @@ from autoshard.jit_options import TRACE_OPTIONS, keyword_parameters
 from autoshard.judged import rank
 from autoshard.mesh_search import search_candidates
 from autoshard.mesh_study import meshes_to_try
+from autoshard.option_refinement import with_first_options
 from autoshard.plan import Plan
 from autoshard.progress import Progress
 from autoshard.refinement import Refinement
@@ -48,6 +50,8 @@ def tune(
     seed: int = 0,
     pins: Sequence[str] = (),
     profile: str | os.PathLike[str] | None = None,
+    compile_options: CompileOptions = "default",
+    option_trials: int = 12,
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -63,15 +67,18 @@ def tune(
         refine: "none", "compile" (TPU compiler), "time" (devices), or "auto": as far as this machine can.
         mesh: "native", "auto" or "search": how many factorisations of the torus to try.
         trials: Most meshes to try.
-        storage: Optuna storage URL for the mesh study; None keeps it in memory.
+        storage: Optuna storage URL for the studies of meshes and compile options; None keeps them in memory.
         gap: Relative distance to the proven optimum at which the search may stop.
         time_limit_seconds: Limit of each search.
-        seed: Of the inputs for timing.
+        seed: Of the inputs for timing, and of the search for compile options.
         pins: Layouts that the plan must keep to, each "PATTERN=SPEC" (`autoshard.pinning`): of an argument
             ("params/layers/w_*=;x;y,z"), of a result ("result:1/keys=;x;;") or of an einsum
             ("einsum:layers/w_up=;;x | x;y,z -> ;;y,z").
         profile: Chip profile with numbers measured by `autoshard calibrate`; left out, the one that
             `AUTOSHARD_PROFILE` names, or else the chip table.
+        compile_options: Options of the TPU compiler in the plan: "default" (`autoshard.compiled.options`),
+            "none" of ours, or "search": the fastest by the compiler's estimate, the default ones included.
+        option_trials: Most sets of compile options to try, each one a compile.
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -100,6 +107,8 @@ def tune(
         seed,
         pins=tuple(pins),
         profile=None if profile is None else os.fspath(profile),
+        compile_options=compile_options,
+        option_trials=option_trials,
     )
     target = _target_of(fn, abstract_args, jit_options)
     return run(target, options, progress or Progress(quiet=True)).plan
@@ -144,6 +153,8 @@ def tune_target(
     seed: int = 0,
     pins: Sequence[str] = (),
     profile: str | os.PathLike[str] | None = None,
+    compile_options: CompileOptions = "default",
+    option_trials: int = 12,
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""
@@ -160,6 +171,8 @@ def tune_target(
         seed,
         pins=tuple(pins),
         profile=None if profile is None else os.fspath(profile),
+        compile_options=compile_options,
+        option_trials=option_trials,
     )
     if slice != LOCAL:
         parse_slice(slice)  # before a model is loaded, which may take a while
@@ -178,7 +191,7 @@ def run(target: Target, options: Options, progress: Progress) -> TuneResult:
     if not found.candidates:
         raise _with_pins(does_not_fit(session), options.pins)
     note_replicated(session)
-    refinement = Refinement(session, list(found.candidates))
+    refinement = Refinement(session, with_first_options(session, found.candidates))
     interrupted = found.interrupted or not _finishes(refinement)
     if interrupted:
         progress.note(_INTERRUPTED)

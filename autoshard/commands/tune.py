@@ -82,7 +82,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the compiled timeline of the plan as a Chrome trace, for https://ui.perfetto.dev; "
         "FILE.gz is compressed",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs that are timed (default: 0)")
+    parser.add_argument(
+        "--compile-options",
+        choices=("default", "none", "search"),
+        default="default",
+        help="options of the TPU compiler in the plan: ours (default), none of ours, or the fastest that a "
+        "search finds by compiling the best candidate under others",
+    )
+    parser.add_argument(
+        "--option-trials",
+        type=positive,
+        default=12,
+        metavar="N",
+        help="sets of compile options to try, each one a compile (default: 12)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the inputs that are timed and of the search for compile options (default: 0)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_format(parser)
 
@@ -127,6 +146,8 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         seed=arguments.seed,
         pins=arguments.pin,
         profile=arguments.profile,
+        compile_options=arguments.compile_options,
+        option_trials=arguments.option_trials,
         progress=progress,
     )
 
@@ -190,6 +211,7 @@ COMMAND = Command(
   autoshard tune mypackage.model:step --slice v4:4x4x4 --refine none --format json
   autoshard tune examples/palm.py:decode_540b --slice v4:4x4x4 --refine none --pin 'params/layers/w_*=;x;y,z'
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs --trace step.json.gz
+  autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs --compile-options search
   autoshard tune model.py:decode_step --slice local --inputs model.py:decode_inputs -o plans/decode.json
 
 Compiles are kept in $AUTOSHARD_CACHE (default: ~/.cache/autoshard; `off` keeps none): what is tuned again

@@ -11,11 +11,23 @@ Gathers of weights depend on nothing that the step computes, and can run beside 
 reader. On v5e they do; on other generations the compiler makes them so only where it is told to, by two
 options that work together. Llama 3 70B prefill with fully sharded weights on v6e:4x4: estimated 2.62 s
 without, 2.06 s with them.
+
+Which values are best depends on the program. `SEARCHED` are the options that change the schedule of
+Transformer steps; what is true by default on every generation is only ever switched off
+(`autoshard.compiled.option_search`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
 from autoshard.cost.slices import Slice
+
+CompileOptions = Literal["default", "none", "search"]
+"""Our default options, none of ours, or the best that a search finds, the default ones included."""
+COMPILE_OPTIONS: tuple[str, ...] = get_args(CompileOptions)
 
 _NEVER_MIB = "1000000"
 _TPU = {
@@ -25,6 +37,73 @@ _TPU = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class OptionChoice:
+    """Options that are set together, all to one value.
+
+    Attributes:
+        options: their names; the first names the choice.
+        values: the values, ours first; None leaves the options to the compiler.
+    """
+
+    options: tuple[str, ...]
+    values: tuple[str | None, ...]
+
+    @property
+    def name(self) -> str:
+        """What the choice is called."""
+        return self.options[0]
+
+
+_VMEM_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
+_VMEM_KIB = {"v4": 16 * 2**10, "v5e": 128 * 2**10, "v5p": 64 * 2**10, "v6e": 128 * 2**10}
+"""VMEM of a core. The compiler keeps 64 KiB of it, and only logs an error where more is asked for. Source:
+that error on v5p and v6e, https://docs.jax.dev/en/latest/pallas/tpu/hardware.html on all."""
+
+SEARCHED = (
+    OptionChoice((_VMEM_LIMIT,), (None, "65536", "98304", "32768")),
+    OptionChoice(("xla_jf_spmd_threshold_for_windowed_einsum_mib",), (_NEVER_MIB, None)),
+    OptionChoice(
+        ("xla_enable_async_all_gather", "xla_tpu_enable_async_collective_fusion_fuse_all_gather"),
+        ("true", "false"),
+    ),
+    OptionChoice(("xla_tpu_enable_async_collective_fusion_multiple_steps",), (None, "false")),
+    OptionChoice(("xla_tpu_enable_latency_hiding_scheduler",), (None, "false")),
+    OptionChoice(("xla_tpu_enable_all_reduce_scatter_fusion",), (None, "false")),
+    OptionChoice(("xla_tpu_overlap_compute_collective_tc",), (None, "false")),
+)
+"""What a search may change, the most promising first; the first values are those of `default_options`."""
+
+
 def default_options(slice_: Slice) -> dict[str, str]:
     """Return the options with which plans for a slice are compiled."""
     return dict(_TPU) if slice_.chip.kind == "tpu" else {}
+
+
+def searched_choices(slice_: Slice) -> tuple[OptionChoice, ...]:
+    """Return what a search may change on a slice: `SEARCHED` without what its chip does not have."""
+    vmem_kib = _VMEM_KIB.get(slice_.chip.name, 0)
+    fitting = [
+        replace(choice, values=tuple(v for v in choice.values if v is None or int(v) < vmem_kib))
+        if choice.name == _VMEM_LIMIT
+        else choice
+        for choice in SEARCHED
+    ]
+    return tuple(choice for choice in fitting if len(choice.values) > 1)
+
+
+def options_of(choices: Sequence[OptionChoice], values: Sequence[str | None]) -> dict[str, str]:
+    """Return the compiler options that one value of each choice stands for."""
+    return {
+        option: value
+        for choice, value in zip(choices, values, strict=True)
+        if value is not None
+        for option in choice.options
+    }
+
+
+def describe_options(options: Mapping[str, str], default: Mapping[str, str]) -> str:
+    """Say in what options differ from the default ones."""
+    changes = [f"{name}={value}" for name, value in options.items() if default.get(name) != value]
+    changes += [f"{name} left to the compiler" for name in default if name not in options]
+    return ", ".join(changes) or "the default options"
