@@ -8,6 +8,7 @@ Run from the repository's root: ``python -m bench.fidelity [--sections 1,2,...] 
 4. plans ranked by the model against the TPU compiler, and 5. their memory
 6. published collectives and train steps
 7. eight CPU devices, timed here
+8. the step times of section 2 by the TPU compiler's schedules
 
 Each section is a module with ``run(say) -> tuple[Verdict, ...]``. Sections print tables; the verdicts of all
 stand at the end, and last how many targets are met. A missed target is no error: the exit status is 0 unless
@@ -58,6 +59,7 @@ SECTIONS = (
     Section((4, 5), "fidelity_compiled", "plans ranked by the model and by the TPU compiler; memory", True),
     Section((6,), "fidelity_measured", "published collectives and train steps", False),
     Section((7,), "fidelity_cpu", "eight CPU devices", False),
+    Section((8,), "fidelity_estimated", "published step times by the TPU compiler", False),
 )
 
 Found = list[tuple[Section, Verdict]]
