@@ -217,8 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     print()
     for verdict in found:
-        met = "met" if verdict.met else "MISSED"
-        print(f"{verdict.name}: {verdict.figure}; target {verdict.target}: {met}")
+        print(verdict.line)
     return 0
 
 

@@ -18,3 +18,8 @@ class Verdict:
     figure: str
     target: str
     met: bool
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        return f"{self.name}: {self.figure}; target {self.target}: {'met' if self.met else 'MISSED'}"

@@ -142,8 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lost: {each.case}: {each.rule.plan.rule} is {each.ratio - 1:.1%} faster")
     print()
     for verdict in verdicts(contests):
-        met = "met" if verdict.met else "MISSED"
-        print(f"{verdict.name}: {verdict.figure}; target {verdict.target}: {met}")
+        print(verdict.line)
     return 0
 
 

@@ -209,8 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdicts.append(run_growth("depth, unrolled", unrolled((8, 32, 80)), MOST_DEPTH_RATIO, runs))
     verdicts.append(run_growth("chips", sizes(), MOST_CHIPS_RATIO, runs))
     for verdict in verdicts:
-        met = "met" if verdict.met else "MISSED"
-        print(f"{verdict.name}: {verdict.figure}; target {verdict.target}: {met}")
+        print(verdict.line)
     kept = sum(verdict.met for verdict in verdicts)
     print(f"\n{kept} of {len(verdicts)} targets met")
     return 0

@@ -198,6 +198,10 @@ class Graph:
         """Floating point operations per step in einsums, unsharded."""
         return sum(op.flops * op.trips for op in self.ops)
 
+    def reads_stored(self, op: Op) -> bool:
+        """Whether an op reads what lies in memory before the step: an argument, or a slice or view of one."""
+        return any(self.values[value].stored_bytes > 0 for value in op.operands)
+
     @cached_property
     def consumers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """For each value the (op index, operand position) pairs that read it."""

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from autoshard.cost.layouts import REPLICATED, Layouts
 from autoshard.cost.torus import DCN_DIM, TorusMesh
-from autoshard.search.graph import Graph, Op, OpKind
+from autoshard.search.graph import Graph, OpKind
 from autoshard.search.problem import Edge, Variable
 
 Floats = npt.NDArray[np.float64]
@@ -48,13 +48,11 @@ class Hiding:
 
     def beside(self, edge: Edge) -> Floats | None:
         """[J] seconds of work beside which the gather of an edge may run; None where it cannot hide."""
-        if edge.op < 0 or not self._reads_stored(self.graph.ops[edge.op], edge.value):
+        stored = self.graph.values[edge.value].stored_bytes > 0
+        if edge.op < 0 or not stored or self.graph.ops[edge.op].kind is not OpKind.EINSUM:
             return None
         cost = self.variables[edge.target].cost
         return None if cost is None else self._shares[self._body(edge.op)] * cost.seconds
-
-    def _reads_stored(self, op: Op, value: int) -> bool:
-        return op.kind is OpKind.EINSUM and self.graph.values[value].stored_bytes > 0
 
     def _body(self, op: int) -> int:
         """The outermost loop around an op, -1 where there is none."""
@@ -75,7 +73,7 @@ class Hiding:
             op, body = self.graph.ops[variable.subject], self._body(variable.subject)
             seconds = float(variable.cost.seconds.min()) * variable.trips
             work[body] = work.get(body, 0.0) + seconds
-            if any(self._reads_stored(op, value) for value in op.operands):
+            if op.kind is OpKind.EINSUM and self.graph.reads_stored(op):
                 readers[body] = readers.get(body, 0.0) + seconds
         return {body: work[body] / seconds for body, seconds in readers.items()}
 

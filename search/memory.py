@@ -29,7 +29,7 @@ import numpy.typing as npt
 from autoshard.cost.layouts import Layouts, local_fraction
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.candidates import result_layouts
-from autoshard.search.graph import Op, OpKind
+from autoshard.search.graph import OpKind
 from autoshard.search.kernels import kernels
 from autoshard.search.lifetimes import Lifetimes
 from autoshard.search.problem import Edge, Flow, Problem
@@ -83,7 +83,7 @@ class MemoryModel:
         self._end = len(problem.graph.ops)
         self._lifetimes = Lifetimes(problem.graph)
         self._exists = kernels(problem.graph).exists
-        self._readers_of_stored = [op.index for op in problem.graph.einsums if self._reads_stored(op)]
+        self._readers_of_stored = [op.index for op in problem.graph.einsums if problem.graph.reads_stored(op)]
         self._arguments, self._results = frozenset(self._graph.arguments), frozenset(self._graph.results)
         self._members = _members(problem)
         self._home = {value: home for home, members in self._members.items() for value in members}
@@ -179,9 +179,6 @@ class MemoryModel:
             start += 1
         stop = self._end if kind == RESULTS else self._needed_until(members)
         return start, max(start, stop)
-
-    def _reads_stored(self, op: Op) -> bool:
-        return any(self._graph.values[value].stored_bytes > 0 for value in op.operands)
 
     def _has_buffer(self, value: int) -> bool:
         """Whether an intermediate has a buffer of its own."""
