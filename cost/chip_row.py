@@ -46,4 +46,5 @@ NO_VECTOR_LIMIT = assumed(1e15, "element/s", "not known, so elementwise kernels 
 ALL_BESIDE = assumed(0.0, "1", "not known, so an einsum's compute and HBM traffic proceed at once")
 HIDES_NO_GATHER = assumed(0.0, "1", "not looked into")
 AS_FAST_HIDDEN = assumed(1.0, "1", "not known, so as fast as one that is waited for")
+NO_VMEM = assumed(0.0, "byte", "not a TPU core")
 HIDES_NOTHING = assumed(1.0, "1", "named overlap assumption: no interconnect time is hidden behind compute")

@@ -35,6 +35,7 @@ class Chip:
         hbm_bytes_per_second: Specified HBM bandwidth.
         hbm_streaming_fraction: Share of it that weights streamed into a matmul reach.
         on_chip_bytes: VMEM, CMEM or cache: memory in which small activations live between ops.
+        vmem_bytes: Memory of one TPU core for the blocks of kernels; 0: there is none, or it is not known.
         on_chip_bandwidth_ratio: Bandwidth of that memory over HBM bandwidth.
         mxu_fraction: Share of the peak that a large matmul reaches.
         serial_fraction: Share of the smaller of an einsum's compute and HBM time that does not run beside the
@@ -70,6 +71,7 @@ class Chip:
     hbm_bytes_per_second: float
     hbm_streaming_fraction: float
     on_chip_bytes: float
+    vmem_bytes: float
     on_chip_bandwidth_ratio: float
     mxu_fraction: float
     serial_fraction: float

@@ -11,6 +11,7 @@ _PAPER = "arXiv:2211.05102 sec. 4"
 _BOOK = "jax-ml/scaling-book tpus.md"
 _DOCS = "docs.cloud.google.com/tpu/docs/"
 _JAX_INFO = "jax-ml/jax jax/_src/tpu_info.py"
+_HARDWARE = "docs.jax.dev/en/latest/pallas/tpu/hardware.html: VMEM of a core"
 _LIBTPU = "libtpu 0.0.51, ahead-of-time compile: "
 _LIBTPU_42 = "libtpu 0.0.42.1, ahead-of-time compile: "
 _F32 = "jax.lax.Precision.DEFAULT multiplies float32 in one bfloat16 pass on TPU"
@@ -83,6 +84,7 @@ _V2 = (
             0.49, "1", _LIBTPU_42 + "247 byte/cycle of a weight-streaming matmul"
         ),
         "on_chip_bytes": spec(32 * MIB, "byte", _JAX_INFO + ": 2 x 16 MiB VMEM"),
+        "vmem_bytes": spec(16 * MIB, "byte", _JAX_INFO),
         "mxu_fraction": compiler(0.97, "1", _LIBTPU_42 + "4096^3 at 22.4e12 of 23e12 per core"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": assumed(2 * 51 * 0.7e9, "element/s", _PASS_ALIKE.format("v4")),
@@ -107,6 +109,7 @@ _V3 = (
             0.87, "1", _LIBTPU_42 + "417 byte/cycle of a weight-streaming matmul"
         ),
         "on_chip_bytes": spec(32 * MIB, "byte", _JAX_INFO + ": 2 x 16 MiB VMEM"),
+        "vmem_bytes": spec(16 * MIB, "byte", _JAX_INFO),
         "mxu_fraction": compiler(0.95, "1", _LIBTPU_42 + "4096^3 at 58.7e12 of 61.5e12 per core"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": assumed(2 * 51 * 0.94e9, "element/s", _PASS_ALIKE.format("v4")),
@@ -135,6 +138,7 @@ _V4 = (
             0.763, "1", _LIBTPU + "872 byte/cycle of a weight-streaming matmul"
         ),
         "on_chip_bytes": spec(160 * MIB, "byte", _DOCS + "v4: 128 MiB CMEM and 2 x 16 MiB VMEM"),
+        "vmem_bytes": spec(16 * MIB, "byte", _HARDWARE),
         "mxu_fraction": compiler(0.91, "1", _LIBTPU + "large matmuls at 89-94% of peak"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": compiler(105e9, "element/s", _PASS + "10"),
@@ -165,6 +169,7 @@ _V5E = (
         "hbm_bytes_per_second": spec(819e9, "byte/s", _DOCS + "v5e"),
         "hbm_streaming_fraction": compiler(0.75, "1", _LIBTPU + "613e9 byte/s of a weight-streaming matmul"),
         "on_chip_bytes": spec(128 * MIB, "byte", _JAX_INFO),
+        "vmem_bytes": spec(128 * MIB, "byte", _HARDWARE),
         "mxu_fraction": measured(0.92, "1", "jax-ml/jax docs/pallas/tpu/matmul.ipynb: 8192^3 at 181.8e12"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": compiler(77e9, "element/s", _PASS + "20"),
@@ -194,6 +199,7 @@ _V5P = (
             0.647, "1", _LIBTPU + "1788e9 byte/s of a weight-streaming matmul"
         ),
         "on_chip_bytes": spec(128 * MIB, "byte", _JAX_INFO + ": 2 x 64 MiB VMEM"),
+        "vmem_bytes": spec(64 * MIB, "byte", _HARDWARE),
         "mxu_fraction": assumed(0.91, "1", "as v4, whose MXUs it has"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": assumed(2 * 51 * 1.75e9, "element/s", _PASS_ALIKE.format("v4 and v5e")),
@@ -222,6 +228,7 @@ _V6E = (
         "hbm_bytes_per_second": spec(1638e9, "byte/s", _DOCS + "v6e"),
         "hbm_streaming_fraction": compiler(0.87, "1", _LIBTPU + "1428e9 byte/s of a weight-streaming matmul"),
         "on_chip_bytes": spec(128 * MIB, "byte", _JAX_INFO),
+        "vmem_bytes": spec(128 * MIB, "byte", _HARDWARE),
         "mxu_fraction": measured(0.90, "1", _RECIPES + "8192^3 at 827e12"),
         "mxu_tile": spec(256, "row", _JAX_INFO),
         "vector_elements_per_second": compiler(187e9, "element/s", _PASS + "9.6"),
@@ -249,6 +256,7 @@ _TPU7X = (
         "hbm_bytes_per_second": spec(7380e9, "byte/s", _DOCS + "tpu7x"),
         "hbm_streaming_fraction": measured(0.87, "1", _RECIPES + "ironwood HBM copy at 6421e9 byte/s"),
         "on_chip_bytes": spec(128 * MIB, "byte", _JAX_INFO + ": 2 x 64 MiB VMEM"),
+        "vmem_bytes": assumed(0.0, "byte", "not looked up for this core"),
         "mxu_fraction": measured(0.83, "1", _RECIPES + "ironwood 32768^3 at 956e12 per core"),
         "mxu_tile": spec(256, "row", _JAX_INFO),
         "vector_elements_per_second": assumed(2 * 107 * 1.9e9, "element/s", _PASS_7X),

@@ -56,9 +56,6 @@ class OptionChoice:
 
 
 _VMEM_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
-_VMEM_KIB = {"v4": 16 * 2**10, "v5e": 128 * 2**10, "v5p": 64 * 2**10, "v6e": 128 * 2**10}
-"""VMEM of a core. The compiler keeps 64 KiB of it, and only logs an error where more is asked for. Source:
-that error on v5p and v6e, https://docs.jax.dev/en/latest/pallas/tpu/hardware.html on all."""
 
 SEARCHED = (
     OptionChoice((_VMEM_LIMIT,), (None, "65536", "98304", "32768")),
@@ -81,8 +78,11 @@ def default_options(slice_: Slice) -> dict[str, str]:
 
 
 def searched_choices(slice_: Slice) -> tuple[OptionChoice, ...]:
-    """Return what a search may change on a slice: `SEARCHED` without what its chip does not have."""
-    vmem_kib = _VMEM_KIB.get(slice_.chip.name, 0)
+    """Return what a search may change on a slice: `SEARCHED` without what its chip does not have.
+
+    The compiler keeps 64 KiB of a core's VMEM, and only logs an error where more is asked for.
+    """
+    vmem_kib = slice_.chip.vmem_bytes / 2**10
     fitting = [
         replace(choice, values=tuple(v for v in choice.values if v is None or int(v) < vmem_kib))
         if choice.name == _VMEM_LIMIT
