@@ -1,7 +1,7 @@
 """Which gathers run beside other work, and for how long.
 
 A weight does not depend on what the step computes. The compiler starts its gather early, beside the einsums
-that come before its reader (on TPU with the options of `autoshard.compiled.options`), which the looped
+that come before its reader (on most TPUs, with the options of `autoshard.compiled.options`), which the looped
 collective einsums of Pope et al. 2022 (section 3.5) did by hand. Gathers of activations wait for what makes
 them, and hide nowhere.
 

@@ -8,6 +8,8 @@ hides in a fusion:
 * `async-collective-start` and `-done` are fusions that hold the collective and a custom call
   `AsyncCollectiveStart` or `AsyncCollectiveDone`; compute fusions between them carry a copy of it, with the
   same channel;
+* `call-start`, `call-update` and `call-done` run a computation that holds the collective on a SparseCore,
+  beside the TensorCore's work;
 * between slices the compiler leaves `send` and `recv` for the megascale runtime, one rendezvous for both.
 
 Each is found once, with the bytes that its kind is priced by (`autoshard.cost.collectives`): all-gather its
@@ -26,7 +28,7 @@ from autoshard.compiled.hlo_loops import trip_count
 from autoshard.compiled.replica_groups import Groups, parse_groups, parse_pairs
 from autoshard.cost.collectives import Kind
 
-Role = Literal["whole", "start", "done", "carrier"]
+Role = Literal["whole", "start", "update", "done", "carrier"]
 
 _KINDS = {
     "all-gather": Kind.ALL_GATHER,
@@ -36,6 +38,14 @@ _KINDS = {
     "ragged-all-to-all": Kind.ALL_TO_ALL,
     "collective-permute": Kind.COLLECTIVE_PERMUTE,
     "collective-broadcast": Kind.ALL_GATHER,
+}
+_ASYNC_ROLES: dict[str, Role] = {
+    "async-start": "start",
+    "async-update": "update",
+    "async-done": "done",
+    "call-start": "start",
+    "call-update": "update",
+    "call-done": "done",
 }
 _RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
 _TRANSFER = re.compile(r'_xla_megascale_transfer_type="([^"]*)"')
@@ -77,20 +87,26 @@ class HloCollective:
 def collective_of(instruction: Instruction, computation: Computation, module: Module) -> HloCollective | None:
     """Return what part an instruction has in a collective, None when it has none.
 
-    A compute fusion that holds a collective between its start and its done is a `carrier`.
+    A compute fusion that holds a collective between its start and its done is a `carrier`; an `update` does
+    no work.
     """
     opcode = instruction.opcode
     if opcode in ("send", "recv-done"):
         return _between_slices(instruction, computation)
     base, role = _base_and_role(opcode)
+    start = _start_of(instruction, computation)
     if base in _KINDS:
-        return _described(instruction, computation, role, module)
-    if opcode not in ("fusion", "async-start", "async-done", "async-update"):
+        return _described(instruction, computation, role, module, key=start.name)
+    if opcode != "fusion" and opcode not in _ASYNC_ROLES:
         return None
-    inner = inner_collective(instruction, module)
-    if inner is None:
+    found = inner_collective(start, module)
+    if found is None:
         return None
-    return _described(*inner, _wrapped_role(instruction, module), module, wrapper=instruction)
+    inner, where = found
+    key = start.name
+    if opcode == "fusion":
+        key = f"channel {inner.attributes.get('channel_id', start.name)}"
+    return _described(inner, where, _wrapped_role(instruction, module), module, key=key, wrapper=instruction)
 
 
 def executed_collectives(module: Module) -> tuple[tuple[HloCollective, int], ...]:
@@ -138,9 +154,19 @@ def inner_collective(instruction: Instruction, module: Module) -> tuple[Instruct
     return None
 
 
+def _start_of(instruction: Instruction, computation: Computation) -> Instruction:
+    """The first of the instructions of an asynchronous collective, which alone may name what is called."""
+    while instruction.opcode.endswith(("-update", "-done")) and instruction.operands:
+        before = computation.by_name.get(instruction.operands[0])
+        if before is None:
+            break
+        instruction = before
+    return instruction
+
+
 def _wrapped_role(wrapper: Instruction, module: Module) -> Role:
     if wrapper.opcode != "fusion":
-        return {"async-start": "start", "async-done": "done"}.get(wrapper.opcode, "carrier")  # type: ignore[return-value]
+        return _ASYNC_ROLES[wrapper.opcode]
     targets = {
         inner.attributes.get("custom_call_target", "")
         for computation in module.called_by(wrapper)
@@ -157,6 +183,8 @@ def _described(
     computation: Computation,
     role: Role,
     module: Module,
+    *,
+    key: str,
     wrapper: Instruction | None = None,
 ) -> HloCollective:
     shown = wrapper or instruction
@@ -172,7 +200,7 @@ def _described(
     scale = len(groups[0]) if kind is Kind.ALL_GATHER and groups else 1
     return HloCollective(
         name=shown.name,
-        key=_key(instruction, shown, role),
+        key=key,
         role=role,
         kind=kind,
         bytes_per_chip=operand_bytes * scale,
@@ -189,13 +217,6 @@ def _members(
     if kind is Kind.COLLECTIVE_PERMUTE:
         return (), parse_pairs(instruction.attributes.get("source_target_pairs", "{}"))
     return parse_groups(instruction.attributes.get("replica_groups", "{}"), module.n_partitions), ()
-
-
-def _key(instruction: Instruction, shown: Instruction, role: Role) -> str:
-    """Return what start and done share: the start's name for opcode pairs, the channel for fusions."""
-    if shown.opcode == "fusion":
-        return f"channel {instruction.attributes.get('channel_id', shown.name)}"
-    return shown.operands[0] if role in ("done", "carrier") and shown.operands else shown.name
 
 
 def _between_slices(instruction: Instruction, computation: Computation) -> HloCollective | None:

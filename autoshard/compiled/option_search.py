@@ -1,4 +1,4 @@
-"""Which compiler options: an Optuna study over the choices of `autoshard.compiled.options.SEARCHED`.
+"""Which compiler options: an Optuna study over the choices of `autoshard.compiled.options.searched_choices`.
 
 A trial is one compile; its value is the step time that tier 2 estimates, and a compile that is lost or out
 of memory is a pruned trial. Trials are few and dear, and most choices do not touch most programs, so they

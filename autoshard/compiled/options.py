@@ -8,11 +8,15 @@ int8 weights, 64 sequences on v4:4x4x4: estimated 56 ms with such loops, 27 ms w
 without them, and the collectives of the program are those of the plan.
 
 Gathers of weights depend on nothing that the step computes, and can run beside the einsums before their
-reader. On v5e they do; on other generations the compiler makes them so only where it is told to, by two
-options that work together. Llama 3 70B prefill with fully sharded weights on v6e:4x4: estimated 2.62 s
-without, 2.06 s with them.
+reader. On v5e they do; elsewhere the compiler makes them so only where it is told to, and how to say it
+depends on the chip (`_GATHERS`). 8 layers of Llama 3 8B, prefill with fully sharded weights on 16 chips,
+estimated: v4 89.9 ms without, 65.5 ms with its option; v6e, where a SparseCore then gathers, 46.4 and
+30.3 ms. Of the options that would do it on v5p, newer compilers refuse one (`..._fuse_all_gather`: "might
+lead to incorrect results", on all chips but v5e), and the other makes the step slower. tpu7x offloads by
+itself.
+All that is set here is accepted by libtpu 0.0.42 to 0.0.52, so that a plan outlives the compiler.
 
-Which values are best depends on the program. `SEARCHED` are the options that change the schedule of
+Which values are best depends on the program. `searched_choices` are the options that change the schedule of
 Transformer steps; what is true by default on every generation is only ever switched off
 (`autoshard.compiled.option_search`).
 """
@@ -20,7 +24,7 @@ Transformer steps; what is true by default on every generation is only ever swit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from autoshard.cost.slices import Slice
@@ -30,11 +34,6 @@ CompileOptions = Literal["default", "none", "search"]
 COMPILE_OPTIONS: tuple[str, ...] = get_args(CompileOptions)
 
 _NEVER_MIB = "1000000"
-_TPU = {
-    "xla_jf_spmd_threshold_for_windowed_einsum_mib": _NEVER_MIB,
-    "xla_enable_async_all_gather": "true",
-    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,40 +55,51 @@ class OptionChoice:
 
 
 _VMEM_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
+_WINDOWS = OptionChoice(("xla_jf_spmd_threshold_for_windowed_einsum_mib",), (_NEVER_MIB, None))
+_FUSED_GATHERS = "xla_tpu_enable_async_collective_fusion_fuse_all_gather"
+_OFFLOADED_GATHERS = (
+    "xla_tpu_enable_sparse_core_collective_offload_all_gather",
+    "xla_tpu_enable_sparse_core_collective_offload_2d_all_gather",
+)
 
-SEARCHED = (
-    OptionChoice((_VMEM_LIMIT,), (None, "65536", "98304", "32768")),
-    OptionChoice(("xla_jf_spmd_threshold_for_windowed_einsum_mib",), (_NEVER_MIB, None)),
-    OptionChoice(
-        ("xla_enable_async_all_gather", "xla_tpu_enable_async_collective_fusion_fuse_all_gather"),
-        ("true", "false"),
-    ),
+_GATHERS = {
+    "v4": OptionChoice(("xla_enable_async_all_gather",), ("true", None)),
+    "v5e": OptionChoice((_FUSED_GATHERS,), (None, "false")),
+    "v5p": OptionChoice(_OFFLOADED_GATHERS, (None, "true")),
+    "v6e": OptionChoice(_OFFLOADED_GATHERS, ("true", "false")),
+    "tpu7x": OptionChoice(_OFFLOADED_GATHERS, (None, "false")),
+}
+"""Per chip, what decides whether gathers run beside other work; ours first."""
+
+_SCHEDULE = (
     OptionChoice(("xla_tpu_enable_async_collective_fusion_multiple_steps",), (None, "false")),
     OptionChoice(("xla_tpu_enable_latency_hiding_scheduler",), (None, "false")),
     OptionChoice(("xla_tpu_enable_all_reduce_scatter_fusion",), (None, "false")),
     OptionChoice(("xla_tpu_overlap_compute_collective_tc",), (None, "false")),
 )
-"""What a search may change, the most promising first; the first values are those of `default_options`."""
 
 
 def default_options(slice_: Slice) -> dict[str, str]:
     """Return the options with which plans for a slice are compiled."""
-    return dict(_TPU) if slice_.chip.kind == "tpu" else {}
+    if slice_.chip.kind != "tpu":
+        return {}
+    choices = (_WINDOWS, *_gathers(slice_))
+    return options_of(choices, [choice.values[0] for choice in choices])
 
 
 def searched_choices(slice_: Slice) -> tuple[OptionChoice, ...]:
-    """Return what a search may change on a slice: `SEARCHED` without what its chip does not have.
+    """Return what a search may change on a slice, the most promising first; the first values are ours.
 
     The compiler keeps 64 KiB of a core's VMEM, and only logs an error where more is asked for.
     """
-    vmem_kib = slice_.chip.vmem_bytes / 2**10
-    fitting = [
-        replace(choice, values=tuple(v for v in choice.values if v is None or int(v) < vmem_kib))
-        if choice.name == _VMEM_LIMIT
-        else choice
-        for choice in SEARCHED
-    ]
-    return tuple(choice for choice in fitting if len(choice.values) > 1)
+    limits = [kib for kib in (65536, 98304, 32768) if kib < slice_.chip.vmem_bytes / 2**10]
+    memory = OptionChoice((_VMEM_LIMIT,), (None, *map(str, limits)))
+    return (*([memory] if limits else []), _WINDOWS, *_gathers(slice_), *_SCHEDULE)
+
+
+def _gathers(slice_: Slice) -> tuple[OptionChoice, ...]:
+    choice = _GATHERS.get(slice_.chip.name)
+    return () if choice is None else (choice,)
 
 
 def options_of(choices: Sequence[OptionChoice], values: Sequence[str | None]) -> dict[str, str]:

@@ -105,6 +105,8 @@ class _Schedule:
             self._start(found, instruction)
         elif found is not None and found.role == "done":
             self._wait(found.key)
+        elif found is not None and found.role == "update":
+            return
         elif instruction.opcode in _DMA_STARTS:
             self._start_copy(instruction)
         elif instruction.opcode in _DMA_DONES:

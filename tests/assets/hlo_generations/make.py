@@ -4,7 +4,7 @@ Each is the forward pass of two scanned Transformer layers, compiled ahead of ti
 lie sharded over the mesh axis x as they rest and are gathered over it in every layer; heads and the
 feed-forward dim lie over the other axes, and so does the model dim between the layers: a layer begins with an
 all-gather of the stream and ends with a reduce-scatter. The stream is also rolled by a shard along the batch,
-which is a permute.
+which is a permute. All are compiled with the options that plans have.
 
 The file names say chip, topology, and the version of JAX.
 """
@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from autoshard.compiled.options import default_options
 from autoshard.cost.slices import parse_slice
 from autoshard.cost.torus import native_mesh
 from autoshard.topology import compiler_environment, mesh_for
@@ -94,7 +95,7 @@ def compiled_text(slice_name: str) -> str:
         return forward(weights, stream, axes)
 
     jitted = jax.jit(step, out_shardings=stream.sharding)
-    text = jitted.lower(weights, stream).compile().as_text()
+    text = jitted.lower(weights, stream).compile(compiler_options=default_options(slice_)).as_text()
     return FOLDERS.sub(r'"\1"', str(text))
 
 

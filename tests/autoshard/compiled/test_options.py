@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax import ShapeDtypeStruct
+from msgspec.structs import replace
 
 import autoshard
-from autoshard.compiled.options import default_options
+from autoshard.compiled.options import default_options, options_of, searched_choices
+from autoshard.compiled.worker import compile_all
 from autoshard.cost.slices import parse_slice
+from autoshard.cost.torus import native_mesh
 from autoshard.plan import Plan
 from autoshard.plan_file import format_record, parse_record
+from autoshard.programs import Program
 from autoshard.refining import export_candidate
+from autoshard.topology import libtpu_available
 from autoshard.trace import trace
 
 
@@ -49,3 +55,28 @@ def test_a_tpu_plan_runs_on_cpu_devices_without_them() -> None:
     from autoshard.application import Application
 
     assert jnp.allclose(Application(double, plan, mesh=mesh)(x), double(x))
+
+
+def stack(weights: jax.Array, x: jax.Array) -> jax.Array:
+    return jax.lax.scan(lambda x, w: (jax.nn.relu(x @ w), None), x, weights)[0]
+
+
+def gathering_program(slice_name: str) -> Program:
+    """Layers of weights that lie sharded and are gathered where they are read."""
+    arguments = (ShapeDtypeStruct((8, 2048, 2048), "bfloat16"), ShapeDtypeStruct((65536, 2048), "bfloat16"))
+    axes = ",".join(axis.name for axis in native_mesh(parse_slice(slice_name)).axes if axis.size > 1)
+    plan = autoshard.tune(
+        stack, *arguments, slice=slice_name, refine="none", top_k=1, pins=[f"weights=;{axes};"]
+    )
+    return export_candidate(trace(stack, arguments, {}), plan, "tpu")
+
+
+@pytest.mark.skipif(not libtpu_available(), reason="the TPU compiler is not installed: pip install libtpu")
+@pytest.mark.parametrize("slice_name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_compiler_accepts_the_default_options_and_all_that_are_searched(slice_name: str) -> None:
+    program, choices = gathering_program(slice_name), searched_choices(parse_slice(slice_name))
+    changed = options_of(choices, [next(filter(None, choice.values[1:]), None) for choice in choices])
+    programs = [program, replace(program, compiler_options=changed)]
+    results = compile_all(programs, slice_name, time_limit_seconds=240)
+    assert [(result.status, result.detail) for result in results] == [("ok", "")] * 2
+    assert any(each.kind == "all-gather" and each.trips == 8 for each in results[0].collectives)
