@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from autoshard.cost.collectives import Collective
+from autoshard.cost.collectives import Collective, Kind
 from autoshard.cost.errors import AutoshardError
 from autoshard.cost.layouts import REPLICATED, UNREDUCED
 from autoshard.cost.reshard import reshard_collectives
@@ -119,16 +119,16 @@ def model_collectives(
         itemsize: Bytes per element.
     """
     sizes = {"T": tokens, "E": float(d_model), "F": float(d_ff)}
-    return tuple(
-        collective
-        for tensor, before, after in _STEPS[layout]
-        for collective in reshard_collectives(
-            np.array(before, dtype=np.int8),
-            np.array(after, dtype=np.int8),
-            itemsize * math.prod(sizes[dim] for dim in tensor),
-            mesh,
-        )
-    )
+    steps = [_collectives_of(step, sizes, mesh, itemsize) for step in _STEPS[layout]]
+    return tuple(collective for step in steps for collective in step)
+
+
+def _collectives_of(
+    step: _Step, sizes: dict[str, float], mesh: TorusMesh, itemsize: int
+) -> tuple[Collective, ...]:
+    tensor, before, after = step
+    nbytes = itemsize * math.prod(sizes[dim] for dim in tensor)
+    return reshard_collectives(np.array(before, dtype=np.int8), np.array(after, dtype=np.int8), nbytes, mesh)
 
 
 def model_volume_bytes(
@@ -145,10 +145,18 @@ def model_volume_bytes(
         itemsize: Bytes per element.
 
     Returns:
-        Bytes per chip: outputs of all-gathers and inputs of reduce-scatters.
+        Bytes per chip: outputs of all-gathers and inputs of reduce-scatters. A tensor that is gathered dim
+        by dim counts once, with its last output: the paper takes it for one all-gather.
     """
-    collectives = model_collectives(layout, tokens, d_model, d_ff, native_mesh(slice), itemsize)
-    return sum(collective.bytes_per_chip for collective in collectives)
+    sizes = {"T": tokens, "E": float(d_model), "F": float(d_ff)}
+    mesh = native_mesh(slice)
+    volume = 0.0
+    for step in _STEPS[layout]:
+        collectives = _collectives_of(step, sizes, mesh, itemsize)
+        gathers = [each.bytes_per_chip for each in collectives if each.kind is Kind.ALL_GATHER]
+        volume += sum(each.bytes_per_chip for each in collectives if each.kind is not Kind.ALL_GATHER)
+        volume += sum(gathers[-1:])
+    return volume
 
 
 def crossover_tokens(

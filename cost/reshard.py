@@ -10,16 +10,19 @@ Per mesh axis, the pair of entries says what happens (source -> target):
 
 A reduce-scatter that the compiler makes an all-reduce (`autoshard.cost.compiler_habits`) is priced as one.
 
-Axes with the same transition act together as one collective and use the links of all their torus dims. The
-stages run in the order slice, reduce-scatter, all-reduce, all-to-all, all-gather, so that each works on few
-bytes. All stages are linear in the tensor's bytes, so a pair of layouts has one linear law (`reshard_law`),
-which does not depend on the tensor and can be kept. It depends only on the transition of each axis, so the
-laws of a mesh are one table. A layout does not say in which order several axes split one dim; a reshard that
-would have to change that order is priced as if it had not to.
+Axes with the same transition act together as one collective and use the links of all their torus dims, but
+what is gathered from several dims is gathered dim by dim, those split over the fewest axes first: the TPU
+compiler has no all-gather of two dims. The stages run in the order slice, reduce-scatter, all-reduce,
+all-to-all, all-gather, so that each works on few bytes. All stages are linear in the tensor's bytes, so a
+pair of layouts has one linear law (`reshard_law`), which does not depend on the tensor and can be kept. But
+for gathers of several dims it depends only on the transition of each axis, so the laws of a mesh are one
+table. A layout does not say in which order several axes split one dim; a reshard that would have to change
+that order is priced as if it had not to.
 """
 
 import enum
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -110,7 +113,10 @@ def reshard_law(
     for axis in range(len(mesh.axes)):
         index += changes[before[:, axis]][:, after[:, axis]] << (3 * axis)
     table = _table(mesh, scatter)
-    return ReshardLaw(table.latency_seconds.take(index), table.seconds_per_byte.take(index))
+    latency, per_byte = _several_gathers(source, target, mesh)
+    return ReshardLaw(
+        table.latency_seconds.take(index) + latency, table.seconds_per_byte.take(index) + per_byte
+    )
 
 
 def reshard_collectives(
@@ -142,11 +148,9 @@ def reshard_collectives(
     local = nbytes / _size(sharded, mesh)
     itemsize = _itemsize(nbytes, shape)
     all_reduced = all_reduced_scatters(source[None], target[None], shape, itemsize, mesh)[0, 0]
+    gathered = [axis for axis, change in enumerate(changes) if change is _Change.ALL_GATHER]
     collectives = []
-    for change, kind in _STAGES.items():
-        axes = tuple(axis for axis, found in enumerate(changes) if found is change and mesh.shape[axis] > 1)
-        if not axes:
-            continue
+    for kind, axes in (*_reductions(changes, mesh), *_gathers(source, gathered, mesh)):
         local = local * _size(axes, mesh) if kind is Kind.ALL_GATHER else local
         names = tuple(mesh.names[axis] for axis in axes)
         compiled = Kind.ALL_REDUCE if kind is Kind.REDUCE_SCATTER and all_reduced else kind
@@ -154,6 +158,26 @@ def reshard_collectives(
         collectives.append(Collective(compiled, names, local, seconds))
         local = local / _size(axes, mesh) if kind is Kind.REDUCE_SCATTER else local
     return tuple(collectives)
+
+
+def _reductions(changes: Sequence[_Change], mesh: TorusMesh) -> Iterator[tuple[Kind, tuple[int, ...]]]:
+    """The stages before the gathers, each with its axes."""
+    for change, kind in _STAGES.items():
+        axes = tuple(axis for axis, found in enumerate(changes) if found is change and mesh.shape[axis] > 1)
+        if axes and kind is not Kind.ALL_GATHER:
+            yield kind, axes
+
+
+def _gathers(
+    source: Layouts, gathered: Sequence[int], mesh: TorusMesh
+) -> Iterator[tuple[Kind, tuple[int, ...]]]:
+    """One gather per dim, each with its axes."""
+    per_dim: dict[int, list[int]] = {}
+    for axis in gathered:
+        if mesh.shape[axis] > 1:
+            per_dim.setdefault(int(source[axis]), []).append(axis)
+    for _, axes in sorted(per_dim.items(), key=lambda item: (len(item[1]), item[0])):
+        yield Kind.ALL_GATHER, tuple(axes)
 
 
 def _change(before: int, after: int) -> _Change:
@@ -197,6 +221,38 @@ def _table(mesh: TorusMesh, scatter: Kind) -> ReshardLaw:
         per_byte += share * np.array([law.seconds_per_byte for law in laws])[axes]
         share = share / n_chips[axes] if kind is Kind.REDUCE_SCATTER else share
     return ReshardLaw(latency, per_byte)
+
+
+def _several_gathers(source: Layouts, target: Layouts, mesh: TorusMesh) -> tuple[Floats, Floats]:
+    """[K, J] latency and time per byte to add where several dims are gathered: the table has one gather."""
+    latency, per_byte = np.zeros((2, len(source), len(target)))
+    wide = [axis for axis, size in enumerate(mesh.shape) if size > 1]
+    kept = 1.0 / np.where(target >= 0, np.array(mesh.shape, dtype=np.float64), 1.0).prod(axis=1)
+    for row, before in enumerate(source):
+        split = [axis for axis in wide if before[axis] >= 0]
+        if len({int(before[axis]) for axis in split}) < 2:
+            continue
+        gathered = (target[:, split] == REPLICATED) @ (1 << np.array(split, dtype=np.intp))
+        for mask in np.unique(gathered):
+            steps = tuple(axes for _, axes in _gathers(before, _bits(int(mask)), mesh))
+            if len(steps) > 1:
+                more_latency, more_per_byte = _gather_difference(steps, mesh)
+                latency[row] += np.where(gathered == mask, more_latency, 0.0)
+                per_byte[row] += np.where(gathered == mask, more_per_byte * kept, 0.0)
+    return latency, per_byte
+
+
+@lru_cache(maxsize=4096)
+def _gather_difference(steps: tuple[tuple[int, ...], ...], mesh: TorusMesh) -> tuple[float, float]:
+    """How much more latency, and time per byte that is gathered in the end, steps take than one gather."""
+    joint = collective_law(Kind.ALL_GATHER, tuple(sorted(axis for axes in steps for axis in axes)), mesh)
+    latency, per_byte, share = -joint.latency_seconds, -joint.seconds_per_byte, 1.0
+    for axes in reversed(steps):
+        law = collective_law(Kind.ALL_GATHER, axes, mesh)
+        latency += law.latency_seconds
+        per_byte += share * law.seconds_per_byte
+        share /= _size(axes, mesh)
+    return latency, per_byte
 
 
 def _itemsize(nbytes: float, shape: tuple[int, ...]) -> int:

@@ -39,7 +39,10 @@ def found(
         ((U, 0, U), (U, 0, U), []),
         ((R, R, 0), (1, 2, 0), []),  # a slice is free
         ((0, R, R), (R, R, R), [(Kind.ALL_GATHER, "x", 64e6)]),
-        ((0, 0, 1), (R, 0, R), [(Kind.ALL_GATHER, "xz", 16e6)]),
+        ((0, 0, R), (R, R, R), [(Kind.ALL_GATHER, "xy", 64e6)]),
+        # Two dims are two gathers, the one over fewer axes first.
+        ((0, 0, 1), (R, 0, R), [(Kind.ALL_GATHER, "x", 4e6), (Kind.ALL_GATHER, "z", 16e6)]),
+        ((0, 0, 1), (R, R, R), [(Kind.ALL_GATHER, "z", 4e6), (Kind.ALL_GATHER, "xy", 64e6)]),
         ((0, R, R), (1, R, R), [(Kind.ALL_TO_ALL, "x", 16e6)]),
         ((0, 1, R), (1, 0, R), [(Kind.ALL_TO_ALL, "xy", 4e6)]),
         ((U, R, R), (R, R, R), [(Kind.ALL_REDUCE, "x", 64e6)]),

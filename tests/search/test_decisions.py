@@ -90,7 +90,7 @@ def test_a_gathered_weight_passes_through_a_chain() -> None:
     decisions = spell_out(problem, labels_of(problem, wi=[0, 1], x=[0, 0], h=[B, B]))
     h = _named(decisions, "h")
     assert h.operands == ((((X, Y), ()),), (((), (Y,)), ((), ())))
-    assert _kinds(h) == [("all-gather", ("x", "y"), 2 * 8 * 16)]
+    assert _kinds(h) == [("all-gather", ("x",), 2 * 8 * 16 // 2), ("all-gather", ("y",), 2 * 8 * 16)]
     assert h.movements[0].tensor == "wi"
     assert h.constrained
 
