@@ -2,10 +2,11 @@
 
 Points are ops in program order, loop bodies in place.  A value that an outer loop hands to an inner one is
 needed until the inner loop ends; the stacked output of a loop is there from the loop's start.  No buffer of
-their own have views of stored values (the compiler fuses them into their readers) and results of updates,
-which are written in place unless that would destroy an argument that is not donated.  What is given back in
-the place of a donated argument is made there, if by then nothing else needs the argument: an elementwise op
-may still read it, element by element.
+their own have views of stored values (the compiler fuses them into their readers), what readers make again
+or what was made before (`autoshard.search.recomputed`), and results of updates, which are written in place
+unless that would destroy an argument that is not donated.  What is given back in the place of a donated
+argument is made there, if by then nothing else needs the argument: an elementwise op may still read it,
+element by element.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 from autoshard.search.graph import Graph, Loop, Op, OpKind
 from autoshard.search.kernels import views_stored
+from autoshard.search.recomputed import made_before, recomputed_from
 
 
 class Lifetimes:
@@ -25,6 +27,7 @@ class Lifetimes:
         self._kept = _kept_arguments(graph)
         self._root = list(range(len(graph.values)))
         self._last = _last_uses(graph)
+        self._stand_ins = {**made_before(graph), **recomputed_from(graph)}
         shared = [(op, source) for op in graph.ops if (source := self._shared(op)) >= 0]
         for op, source in reversed(shared):
             self._last[source] = max(self._last[source], *(self._last[result] for result in op.results))
@@ -33,6 +36,9 @@ class Lifetimes:
     def _shared(self, op: Op) -> int:
         """The operand in whose buffer the results of an op are, -1 if there is none; notes it."""
         values = self._graph.values
+        if len(op.results) == 1 and (source := self._stand_ins.get(op.results[0], -1)) >= 0:
+            self._root[op.results[0]] = self._root[source]
+            return source
         bound = [v for v in op.operands if not values[v].free]
         if not bound:
             return -1
