@@ -9,7 +9,7 @@ a mesh axis of size n and stride s on a torus dim then steps s chips along that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -74,11 +74,9 @@ def aot_devices(slice_: Slice) -> np.ndarray[Any, np.dtype[np.object_]]:
     reason = compiler_skip_reason(slice_)
     if reason is not None:
         raise CompileError(f"`{slice_.name}` cannot be compiled for: {reason}.")
-    name = f"{slice_.chip.name}:{'x'.join(map(str, slice_.topology))}"
+    name, options = topology_request(slice_)
     try:
-        described = topologies.get_topology_desc(
-            platform="tpu", topology_name=name, **_topology_options(slice_)
-        )
+        described = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:  # the compiler raises bare runtime errors for a topology it refuses
         raise CompileError(f"The TPU compiler cannot describe `{slice_.name}`: {error}") from error
     shape = slice_.topology if slice_.num_slices == 1 else (slice_.num_slices, *slice_.topology)
@@ -159,14 +157,15 @@ def mesh_of(
     return Mesh(arrange(devices, mesh_axes), names, axis_types=(AxisType.Auto,) * len(names))
 
 
-def _topology_options(slice_: Slice) -> Mapping[str, Any]:
+def topology_request(slice_: Slice) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options by which the compiler knows a slice."""
     wraps = (*slice_.wraps, *(False,) * _TORUS_DIMS)[:_TORUS_DIMS]
     options: dict[str, Any] = {"wrap": wraps} if any(wraps) else {}
     if slice_.chip.name == "v4":
         options["chip_config_name"] = "megacore"
     if slice_.num_slices > 1:
         options["num_slices"] = slice_.num_slices
-    return options
+    return f"{slice_.chip.name}:{'x'.join(map(str, slice_.topology))}", options
 
 
 def _place(device: Any) -> tuple[Any, ...]:
