@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from autoshard.errors import TargetError as TargetError
     from autoshard.errors import TraceError as TraceError
     from autoshard.errors import UnknownChipError as UnknownChipError
+    from autoshard.phases.tuning import tune_phases as tune_phases
     from autoshard.plan import Plan as Plan
     from autoshard.plan import load_plan as load_plan
     from autoshard.tuning import tune as tune
@@ -42,6 +43,7 @@ _HOME = {
     "jit": "autoshard.decorator",
     "load_plan": "autoshard.plan",
     "tune": "autoshard.tuning",
+    "tune_phases": "autoshard.phases.tuning",
 }
 
 

@@ -12,7 +12,7 @@ import autoshard
 from autoshard.calibration.calibrated import numbers_label
 from autoshard.cost.torus import TorusMesh
 from autoshard.judged import Judged
-from autoshard.mesh_study import Tried, best_meshes, mesh_label, meshes_to_try
+from autoshard.mesh_study import Tried, best_meshes, mesh_label
 from autoshard.pinning import meshes_with_axes, resolve
 from autoshard.planning import make_plan
 from autoshard.search.building import build_problem
@@ -78,8 +78,7 @@ class _Search:
 
     def run(self) -> list[Solved]:
         """Solve the only mesh, or rank the meshes and solve the best again for more candidates."""
-        meshes = meshes_to_try(self.session.slice_, self.session.options.mesh)
-        meshes = meshes_with_axes(meshes, self.session.options.pins)
+        meshes = meshes_with_axes(self.session.meshes, self.session.options.pins)
         possible = meshes
         top_k, bound = self.session.options.top_k, float("inf")
         if len(meshes) > 1:
@@ -159,7 +158,7 @@ def pinned_problem(session: Session, mesh: TorusMesh) -> Problem:
     Raises:
         PinError: a pin matches nothing, or asks for what is not possible on this mesh.
     """
-    pins = resolve(session.options.pins, session.traced, session.graph, mesh)
+    pins = resolve(session.options.pins, session.traced, session.graph, mesh, session.ordered_pins)
     return pinned(build_problem(session.graph, mesh), pins)
 
 

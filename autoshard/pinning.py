@@ -15,7 +15,7 @@ name may be open sums.  The order of the axes within a dim is the search's own c
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -112,7 +112,9 @@ def meshes_with_axes(meshes: Sequence[TorusMesh], pins: Sequence[str]) -> tuple[
     return found
 
 
-def resolve(pins: Sequence[str], traced: Traced, graph: Graph, mesh: TorusMesh) -> tuple[Pin, ...]:
+def resolve(
+    pins: Sequence[str], traced: Traced, graph: Graph, mesh: TorusMesh, ordered: Collection[str] = ()
+) -> tuple[Pin, ...]:
     """Look up what pins name, on a mesh that has their axes.
 
     Args:
@@ -120,14 +122,26 @@ def resolve(pins: Sequence[str], traced: Traced, graph: Graph, mesh: TorusMesh) 
         traced: The function.
         graph: Its graph.
         mesh: The mesh.
+        ordered: Those of the pins, of arguments or results, that fix the order of the axes in a dim too.
 
     Raises:
         PinError: a pin matches nothing, or its spec does not suit what it matches.
     """
-    return tuple(pin for text in pins for pin in _resolved(parse_pin(text), traced, graph, mesh))
+    return tuple(
+        pin for text in pins for pin in _resolved(parse_pin(text), traced, graph, mesh, text in ordered)
+    )
 
 
-def _resolved(pin: PinText, traced: Traced, graph: Graph, mesh: TorusMesh) -> Iterator[Pin]:
+def matches(text: str, traced: Traced, graph: Graph) -> bool:
+    """Whether a pin matches anything of a function."""
+    pin = parse_pin(text)
+    if pin.kind == EINSUM:
+        return bool(_found(pin, [op.name for op in graph.einsums]))
+    names = traced.result_names if pin.kind == RESULT else traced.argument_names
+    return bool(_found(pin, [name.removeprefix(_ROOT) if pin.kind else name for name in names]))
+
+
+def _resolved(pin: PinText, traced: Traced, graph: Graph, mesh: TorusMesh, ordered: bool) -> Iterator[Pin]:
     if pin.kind == EINSUM:
         einsums = {op.name: op.index for op in graph.einsums}
         for name in _matching(pin, einsums, "einsum"):
@@ -143,8 +157,9 @@ def _resolved(pin: PinText, traced: Traced, graph: Graph, mesh: TorusMesh) -> It
         place = places[name]
         aval = avals[place]
         what = f"`{name}` {format_type(aval.dtype, aval.shape)}"
-        layout = _layout(pin.text, pin.parts[0] or "", what, len(aval.shape), mesh)
-        yield ValuePin(values[place], layout, pin.text)
+        spec, rank = pin.parts[0] or "", len(aval.shape)
+        layout = _layout(pin.text, spec, what, rank, mesh)
+        yield ValuePin(values[place], layout, pin.text, _order(spec, rank, mesh) if ordered else None)
 
 
 def _einsum_pin(pin: PinText, index: int, graph: Graph, mesh: TorusMesh) -> OpPin:
@@ -183,6 +198,11 @@ def _layout(text: str, spec: str, what: str, rank: int, mesh: TorusMesh) -> Want
     return tuple(layout)
 
 
+def _order(spec: str, rank: int, mesh: TorusMesh) -> tuple[tuple[int, ...], ...]:
+    """The axes of each dim in the order of a spec text that is known to be sound."""
+    return tuple(tuple(mesh.names.index(axis) for axis in axes) for axes in parse_spec(spec, rank))
+
+
 def _rank_hint(spec: str, rank: int) -> str:
     if len(spec.split(";")) == rank - 1:
         return (
@@ -194,17 +214,21 @@ def _rank_hint(spec: str, rank: int) -> str:
 
 def _matching(pin: PinText, names: Mapping[str, int], kind: str) -> list[str]:
     """The names that a pin's pattern matches."""
-    try:
-        globs = expand_name(pin.pattern)
-    except PlanError as error:
-        raise PinError(f"`{pin.text}`: {error}") from None
-    found = [name for name in names if any(name == glob or fnmatchcase(name, glob) for glob in globs)]
+    found = _found(pin, names)
     if not found:
         raise PinError(
             f"`{pin.text}` matches no {kind}: {_nearest(pin.pattern, names)}; a plan (`autoshard explain`) "
             "lists the names"
         )
     return found
+
+
+def _found(pin: PinText, names: Iterable[str]) -> list[str]:
+    try:
+        globs = expand_name(pin.pattern)
+    except PlanError as error:
+        raise PinError(f"`{pin.text}`: {error}") from None
+    return [name for name in names if any(name == glob or fnmatchcase(name, glob) for glob in globs)]
 
 
 def _nearest(pattern: str, names: Iterable[str]) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from autoshard.attached import attached_slice
 from autoshard.calibration.calibrated import calibrated_slice
 from autoshard.cost.slices import Slice, parse_slice
+from autoshard.cost.torus import TorusMesh
 from autoshard.errors import TraceError
 from autoshard.graph_building import build_graph
+from autoshard.mesh_study import meshes_to_try
 from autoshard.progress import Progress
 from autoshard.search.coverage import ANNOTATION_PRIMITIVES
 from autoshard.search.graph import Graph
@@ -20,7 +22,18 @@ from autoshard.user_shardings import shard_maps
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One function, one slice, one set of options."""
+    """One function, one slice, one set of options.
+
+    Attributes:
+        target: The function.
+        options: What the run was told.
+        progress: Where to report.
+        slice_: The chips.
+        traced: The traced function.
+        graph: Its graph.
+        mesh: The mesh that is settled already; None leaves it to the options.
+        ordered_pins: Those of the options' pins that fix the order of axes within a dim, too.
+    """
 
     target: Target
     options: Options
@@ -28,6 +41,13 @@ class Session:
     slice_: Slice
     traced: Traced
     graph: Graph
+    mesh: TorusMesh | None = None
+    ordered_pins: tuple[str, ...] = ()
+
+    @property
+    def meshes(self) -> tuple[TorusMesh, ...]:
+        """The meshes to try."""
+        return meshes_to_try(self.slice_, self.options.mesh) if self.mesh is None else (self.mesh,)
 
     @property
     def on_attached_devices(self) -> bool:

@@ -20,7 +20,6 @@ from autoshard.infeasible import does_not_fit
 from autoshard.jit_options import TRACE_OPTIONS, keyword_parameters
 from autoshard.judged import rank
 from autoshard.mesh_search import search_candidates
-from autoshard.mesh_study import meshes_to_try
 from autoshard.option_refinement import with_first_options
 from autoshard.plan import Plan
 from autoshard.progress import Progress
@@ -110,11 +109,12 @@ def tune(
         compile_options=compile_options,
         option_trials=option_trials,
     )
-    target = _target_of(fn, abstract_args, jit_options)
+    target = target_of(fn, abstract_args, jit_options)
     return run(target, options, progress or Progress(quiet=True)).plan
 
 
-def _target_of(fn: Callable[..., Any], args: Sequence[Any], jit_options: Mapping[str, Any]) -> Target:
+def target_of(fn: Callable[..., Any], args: Sequence[Any], jit_options: Mapping[str, Any]) -> Target:
+    """The target that a Python call of `tune` names."""
     options = dict(jit_options)
     if isinstance(fn, PlannedFunction):
         options = {**fn.jit_options, **options}
@@ -184,17 +184,21 @@ def tune_target(
 def run(target: Target, options: Options, progress: Progress) -> TuneResult:
     """Trace, search, refine, choose."""
     started = time.monotonic()
-    session = open_session(target, options, progress)
+    return run_session(open_session(target, options, progress), started)
+
+
+def run_session(session: Session, started: float) -> TuneResult:
+    """Search, refine, choose; `started` is when the run began, by `time.monotonic`."""
     searching = time.monotonic()
     found = search_candidates(session)
     search_seconds = time.monotonic() - searching
     if not found.candidates:
-        raise _with_pins(does_not_fit(session), options.pins)
+        raise _with_pins(does_not_fit(session), session.options.pins)
     note_replicated(session)
     refinement = Refinement(session, with_first_options(session, found.candidates))
     interrupted = found.interrupted or not _finishes(refinement)
     if interrupted:
-        progress.note(_INTERRUPTED)
+        session.progress.note(_INTERRUPTED)
     plan = choose(refinement, interrupted=interrupted)
     everyone = tuple(runner_up(candidate) for candidate in rank(refinement.candidates))
     return TuneResult(plan, search_seconds, time.monotonic() - started, everyone, interrupted)
@@ -219,12 +223,7 @@ def _finishes(refinement: Refinement) -> bool:
 
 def note_replicated(session: Session) -> None:
     """Say so when no mesh axis divides any dim of an einsum: every chip then does the whole work."""
-    sizes = [
-        axis.size
-        for mesh in meshes_to_try(session.slice_, session.options.mesh)
-        for axis in mesh.axes
-        if axis.size > 1
-    ]
+    sizes = [axis.size for mesh in session.meshes for axis in mesh.axes if axis.size > 1]
     factors = [factor.size for op in session.graph.einsums for factor in op.factors]
     if sizes and not any(factor % size == 0 for factor in factors for size in sizes):
         session.progress.note(

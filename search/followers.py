@@ -82,20 +82,27 @@ def _add(unary: dict[int, FloatArray], number: int, vector: FloatArray) -> None:
 
 def fold_followers(problem: Problem) -> Followers:
     """Fold every chain of a problem into its first variable."""
-    leader: dict[int, int] = {}
-    labels: dict[int, Labels] = {}
-    folded: list[tuple[int, ...]] = []
-    for chain in _chains(problem):
-        shared = _shared_labels(problem, chain)
-        for number, own in zip(chain, shared, strict=True):
-            leader[number], labels[number] = len(folded), own
-        folded.append(chain)
-    ordered = range(len(problem.variables))
+    chains = _chains(problem)
+    return merge(problem.network, [(chain, _shared_labels(problem, chain)) for chain in chains])
+
+
+def merge(network: Network, groups: Sequence[tuple[Sequence[int], Sequence[Labels]]]) -> Followers:
+    """Let variables decide together.
+
+    Args:
+        network: The network.
+        groups: All its variables, each in one group, and for each variable of a group its labels [K] under
+            the K labels that the group has as a whole.
+    """
+    ordered = range(network.n_variables)
+    leader = {number: lead for lead, (members, _) in enumerate(groups) for number in members}
+    labels = {n: own for members, tables in groups for n, own in zip(members, tables, strict=True)}
     followers = Followers(Network(), tuple(leader[n] for n in ordered), tuple(labels[n] for n in ordered))
-    return Followers(_folded_network(problem.network, followers, folded), followers.leader, followers.labels)
+    merged = _folded_network(network, followers, [members for members, _ in groups])
+    return Followers(merged, followers.leader, followers.labels)
 
 
-def _folded_network(network: Network, followers: Followers, folded: Sequence[tuple[int, ...]]) -> Network:
+def _folded_network(network: Network, followers: Followers, folded: Sequence[Sequence[int]]) -> Network:
     result = Network()
     unary: dict[int, FloatArray] = {}
     pairwise: dict[tuple[int, int], FloatArray] = {}

@@ -113,7 +113,11 @@ class Orders:
 
     def _choose(self) -> None:
         network = Network()
-        domains = {place: list(itertools.permutations(self._axes_at(place))) for place in self._crowded()}
+        fixed = self._fixed()
+        domains = {
+            place: [fixed[place]] if place in fixed else list(itertools.permutations(self._axes_at(place)))
+            for place in self._crowded()
+        }
         numbers = {place: network.add_variable(len(orders), str(place)) for place, orders in domains.items()}
         for edge in self._problem.edges:
             for places, cost in self._mismatches(edge, domains):
@@ -134,6 +138,15 @@ class Orders:
             parts, counts = np.unique(variable.codes[self._labels[number]], return_counts=True)
             found += [_Place(number, int(part)) for part in parts[(parts >= 0) & (counts > 1)]]
         return found
+
+    def _fixed(self) -> _Orders:
+        """The orders that were fixed before the search, where the plan has their axes."""
+        fixed: _Orders = {}
+        for value, spec in self._problem.orders.items():
+            if value in self._problem.value_variable:
+                for places, axes in zip(self._value_places(value), spec, strict=True):
+                    fixed |= {place: axes for place in places if set(self._axes_at(place)) == set(axes)}
+        return fixed
 
     def _mismatches(
         self, edge: Edge, domains: dict[_Place, list[Axes]]

@@ -39,11 +39,13 @@ class ValuePin:
         value: Index in `Graph.values`.
         layout: [A] its layout.
         text: The pin as the user wrote it, for messages.
+        order: The axes of each dim, major first, where their order is fixed as well.
     """
 
     value: int
     layout: Wanted
     text: str
+    order: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ def pinned(problem: Problem, pins: Sequence[Pin]) -> Problem:
     except NoSolutionError as error:
         texts = ", ".join(f"`{text}`" for text in dict.fromkeys(pin.text for pin in pins))
         raise PinError(f"no plan has all of the layouts {texts}: {error}") from error
-    return replace(problem, network=network)
+    orders = {pin.value: pin.order for pin in pins if isinstance(pin, ValuePin) and pin.order is not None}
+    return replace(problem, network=network, orders=problem.orders | orders)
 
 
 @dataclass(slots=True)

@@ -113,7 +113,7 @@ def search_plans(
     networks = _priced_networks(followers.network, rows, best.prices)
     others = _runners_up(problem, followers, networks, memory, first, limit_bytes, top_k - 1)
     candidates = sorted((first, *others), key=lambda candidate: candidate.seconds)
-    bound_seconds = max(0.0, best.bound - _most_rest_seconds(problem, limit_bytes))
+    bound_seconds = max(0.0, best.bound - most_rest_seconds(problem, limit_bytes))
     return Outcome(tuple(candidates), min(bound_seconds, candidates[0].seconds), best.method)
 
 
@@ -121,7 +121,7 @@ def _step_seconds(problem: Problem, labels: Sequence[int]) -> float:
     return problem.network.value(labels) - problem.rest_seconds(labels)
 
 
-def _most_rest_seconds(problem: Problem, limit_bytes: float) -> float:
+def most_rest_seconds(problem: Problem, limit_bytes: float) -> float:
     """The most that the tie-breaking price can add to a plan that fits: what the bound must give back.
 
     Arguments are all live at once, so they keep within the limit together; the rest may take turns.

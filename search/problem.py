@@ -14,7 +14,7 @@ for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -115,6 +115,7 @@ class Problem:
         op_variable: The variable of each op that has one, copies included.
         value_variable: The variable of each anchored value, copies included.
         classes: Tied values.
+        orders: By anchored value the mesh axes of each dim, major first, where the user fixed that order too.
     """
 
     graph: Graph
@@ -127,6 +128,7 @@ class Problem:
     op_variable: dict[int, int]
     value_variable: dict[int, int]
     classes: dict[int, TieClass]
+    orders: dict[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     def rest_seconds(self, labels: Sequence[int]) -> float:
         """The part of a plan's network value that is only the tie-breaking price of memory at rest."""

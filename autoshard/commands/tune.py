@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from autoshard.commands import tune_phases
 from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
 from autoshard.explain import explain
 from autoshard.explain_text import to_text
@@ -18,7 +19,12 @@ _LOCAL = "local"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("target", metavar="TARGET", help="the function, as MODULE_OR_FILE:FUNCTION")
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        nargs="+",
+        help="the function, as MODULE_OR_FILE:FUNCTION; several are phases that are planned together",
+    )
     parser.add_argument(
         "--slice",
         required=True,
@@ -27,8 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inputs",
         metavar="TARGET",
-        help="function that returns the abstract arguments",
+        action="append",
+        help="function that returns the abstract arguments; of several phases once for each, in their order",
     )
+    tune_phases.add_arguments(parser)
     parser.add_argument("-o", "--output", metavar="PLAN", help="plan file to write")
     parser.add_argument("--objective", choices=("latency",), default="latency", help="what to minimise")
     parser.add_argument(
@@ -108,6 +116,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Tune, write the plan, print the result."""
+    if len(arguments.target) > 1:
+        return tune_phases.run(arguments)
+    tune_phases.require_one(arguments)
     if arguments.output is not None:
         check_writable(arguments.output)
     if arguments.trace is not None:
@@ -133,9 +144,9 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
     from autoshard.tuning import tune_target
 
     return tune_target(
-        arguments.target,
+        arguments.target[0],
         slice=arguments.slice,
-        inputs=arguments.inputs,
+        inputs=arguments.inputs[-1] if arguments.inputs else None,
         objective=arguments.objective,
         refine=arguments.refine,
         top_k=arguments.top_k,
@@ -213,9 +224,14 @@ COMMAND = Command(
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs --trace step.json.gz
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs --compile-options search
   autoshard tune model.py:decode_step --slice local --inputs model.py:decode_inputs -o plans/decode.json
+  autoshard tune model.py:prefill model.py:decode --share params --handover cache --slice v4:4x4x4 -o p.json
 
 Compiles are kept in $AUTOSHARD_CACHE (default: ~/.cache/autoshard; `off` keeps none): what is tuned again
-compiles nothing.""",
+compiles nothing.
+
+Several targets are phases in the order in which they run: --share keeps arguments in one layout in all of
+them, --handover prices what a phase takes from the one before it, --weights says how often each runs. Each
+gets a plan of its own: -o plan.json writes plan.prefill.json and plan.decode.json.""",
     add_arguments=add_arguments,
     run=run,
     kept=_kept,
