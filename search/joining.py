@@ -24,7 +24,6 @@ import numpy.typing as npt
 from autoshard.cost.layouts import REPLICATED, Layouts
 from autoshard.cost.reshard import reshard_seconds
 from autoshard.search.budget_rows import BudgetRow
-from autoshard.search.errors import SearchError
 from autoshard.search.followers import Followers, Labels, fold_followers, merge
 from autoshard.search.network import Network
 from autoshard.search.problem import Problem, copies
@@ -116,11 +115,7 @@ def join(
     shared: Sequence[Shared],
     handovers: Sequence[HandOver],
 ) -> Joint:
-    """Make one network of the problems of all phases, which are on one mesh.
-
-    Raises:
-        SearchError: The phases have no layout of a shared tensor in common.
-    """
+    """Make one network of the problems of all phases, which are on one mesh."""
     joiner = _Joiner(problems, runs)
     for handover in handovers:
         joiner.hand_over(handover)
@@ -191,41 +186,34 @@ class _Joiner:
             self.network.add_unary(target, times[0])
 
     def share(self, shared: Shared) -> None:
-        """Let all phases have a tensor in one layout."""
+        """Let all phases have a tensor in one layout; whole is one that all know."""
         places = [self.place(phase, value) for phase, value in shared.values.items()]
         for (one, have), (other, want) in pairwise(places):
-            if not self.agree(one, have, other, want):
-                phase, value = next(iter(shared.values.items()))
-                name = self.problems[phase].graph.values[value].name
-                raise SearchError(
-                    f"`{name}` has no layout that suits all phases on {self.problems[0].mesh.slice.name}: "
-                    "some pins, or dims that a phase needs whole, exclude each other; share fewer arguments"
-                )
+            if one is not None and other is not None:
+                self.agree(one, have, other, want)
+            elif one is not None:
+                self.stay_whole(one, have)
+            elif other is not None:
+                self.stay_whole(other, want)
 
-    def agree(self, one: int | None, have: Layouts, other: int | None, want: Layouts) -> bool:
-        """Keep the choices in which two variables have one layout; False where there are none."""
-        if one is None:
-            return other is None or self.whole(other, want)
-        if other is None:
-            return self.whole(one, have)
+    def agree(self, one: int, have: Layouts, other: int, want: Layouts) -> None:
+        """Keep the choices in which two variables have one layout."""
         left, right = self.grouped[one], self.grouped[other]
         a = have[left.table[:, left.members.index(one)]]
         b = want[right.table[:, right.members.index(other)]]
         if left is right:
             left.table = left.table[(a == b).all(axis=1)]
-            return bool(len(left.table))
+            return
         rows, columns = np.nonzero((a[:, None, :] == b[None, :, :]).all(axis=2))
         left.table = np.hstack([left.table[rows], right.table[columns]])
         left.members = [*left.members, *right.members]
         self.grouped |= dict.fromkeys(right.members, left)
-        return bool(len(left.table))
 
-    def whole(self, number: int, layouts: Layouts) -> bool:
-        """Keep the choices in which a variable shards nothing; False where there are none."""
+    def stay_whole(self, number: int, layouts: Layouts) -> None:
+        """Keep the choices in which a variable shards nothing."""
         group = self.grouped[number]
         kept = layouts[group.table[:, group.members.index(number)]]
         group.table = group.table[(kept == REPLICATED).all(axis=1)]
-        return bool(len(group.table))
 
     def groups(self) -> list[tuple[list[int], list[Labels]]]:
         """The groups in the order of their first variables."""
