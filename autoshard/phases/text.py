@@ -110,27 +110,40 @@ def _shared(joint: JointPlans) -> list[str]:
 
 
 def _handovers(joint: JointPlans) -> list[str]:
+    """What goes from run to run, arrays of like names that are handed over alike in one line."""
     heading = ("handed over", "to", "times", "left as", "taken as", "time of one")
+    groups: dict[tuple[object, ...], list[PlannedHandOver]] = {}
+    for each in joint.handovers:
+        key = (each.source, each.target, each.runs, each.given, each.taken, each.seconds)
+        groups.setdefault(key, []).append(each)
     rows = [
         (
-            f"{each.result} of {each.source}",
-            f"{each.argument} of {each.target}",
-            f"{each.runs:g}",
-            _spec(each.given),
-            _spec(each.taken),
-            _cost(each),
+            f"{result} of {alike[0].source}",
+            f"{argument} of {alike[0].target}",
+            f"{alike[0].runs:g}",
+            _spec(alike[0].given),
+            _spec(alike[0].taken),
+            format_seconds(alike[0].seconds) if alike[0].seconds else "nothing to move",
         )
-        for each in joint.handovers
+        for alike in groups.values()
+        for result, argument in _ends(alike)
     ]
     return align([heading, *rows], right=(2, 5))
 
 
+def _ends(alike: Sequence[PlannedHandOver]) -> list[tuple[str, str]]:
+    """Patterns of the results and of the arguments that they become; the names where they fold unlike."""
+    results, arguments = (
+        fold_names([each.result for each in alike]),
+        fold_names([each.argument for each in alike]),
+    )
+    if len(results) == len(arguments):
+        return list(zip(results, arguments, strict=True))
+    return [(each.result, each.argument) for each in alike]
+
+
 def _spec(text: str) -> str:
     return text if text.strip(";") else "whole"
-
-
-def _cost(each: PlannedHandOver) -> str:
-    return format_seconds(each.seconds) if each.seconds else "nothing to move"
 
 
 def _end(joint: JointPlans, paths: Sequence[str]) -> list[str]:
