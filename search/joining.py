@@ -23,8 +23,10 @@ import numpy.typing as npt
 
 from autoshard.cost.layouts import REPLICATED, Layouts
 from autoshard.cost.reshard import reshard_seconds
+from autoshard.cost.torus import TorusMesh
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.followers import Followers, Labels, fold_followers, merge
+from autoshard.search.graph import Value
 from autoshard.search.network import Network
 from autoshard.search.problem import Problem, copies
 
@@ -97,7 +99,8 @@ class Joint:
             layout_of(self.problems[phase], labels[phase], value)[None]
             for phase, value in (each.source, each.target)
         )
-        return float(_times(self.problems[each.source[0]], each.source[1], have, want)[0, 0])
+        problem, value = self.problems[each.source[0]], each.source[1]
+        return float(moving_seconds(problem.graph.values[value], have, want, problem.mesh)[0, 0])
 
 
 def layout_of(problem: Problem, labels: Sequence[int], value: int) -> npt.NDArray[np.int8]:
@@ -175,7 +178,9 @@ class _Joiner:
     def hand_over(self, each: HandOver) -> None:
         """Charge for a tensor on its way from one phase to another."""
         (source, have), (target, want) = self.place(*each.source), self.place(*each.target)
-        times = _times(self.problems[each.source[0]], each.source[1], have, want) * each.runs
+        problem = self.problems[each.source[0]]
+        value = problem.graph.values[each.source[1]]
+        times = moving_seconds(value, have, want, problem.mesh) * each.runs
         if source is None and target is None:
             return
         if source is not None and target is not None and source != target:
@@ -225,9 +230,8 @@ def _replicated(problem: Problem) -> Layouts:
     return np.full((1, len(problem.mesh.axes)), REPLICATED, dtype=np.int8)
 
 
-def _times(problem: Problem, value: int, have: Layouts, want: Layouts) -> Floats:
-    """[K, J] seconds of handing a value over, between all pairs of layouts."""
-    known, mesh = problem.graph.values[value], problem.mesh
-    moved = reshard_seconds(have, want, known.nbytes, mesh, known.shape)
-    times: Floats = moved + copies(have, want, known.nbytes, mesh)
+def moving_seconds(value: Value, have: Layouts, want: Layouts, mesh: TorusMesh) -> Floats:
+    """[K, J] seconds of moving a value between programs, from each of K layouts to each of J."""
+    moved = reshard_seconds(have, want, value.nbytes, mesh, value.shape)
+    times: Floats = moved + copies(have, want, value.nbytes, mesh)
     return times

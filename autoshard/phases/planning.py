@@ -16,6 +16,7 @@ from dataclasses import replace
 from autoshard.errors import InfeasibleError, OptionError
 from autoshard.infeasible import does_not_fit
 from autoshard.mesh_search import search_candidates
+from autoshard.phases.apart import moving_apart
 from autoshard.phases.held import held_specs, pins_of
 from autoshard.phases.joint_search import Found, JointSearch, Links
 from autoshard.phases.matching import Handed, handed_over, shared_arguments
@@ -65,6 +66,7 @@ def run_phases(
         phases=tuple(planned),
         shared=links.shared,
         handovers=tuple(_planned(each, number, found, planned) for number, each in enumerate(links.handed)),
+        moving_seconds=moving_apart(phases, separate, links),
         bound_seconds=found.bound_seconds,
         search_seconds=search_seconds + sum(one.search_seconds for one in tuned),
         total_seconds=time.monotonic() - started,

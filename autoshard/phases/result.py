@@ -81,6 +81,8 @@ class JointPlans:
         phases: The phases, in the order given.
         shared: Paths of the arguments that lie alike in all of them.
         handovers: What they hand over.
+        moving_seconds: What plans made alone would take, in one pass through the phases, to bring what is
+            shared and handed over to the layouts of the next phase; None where their meshes differ.
         bound_seconds: A lower bound, by the model, on the time of all runs with one layout of what is shared.
         search_seconds: Time of the searches: of each phase alone, of all together, and under their pins.
         total_seconds: Time of the whole run.
@@ -91,6 +93,7 @@ class JointPlans:
     phases: tuple[PlannedPhase, ...]
     shared: tuple[str, ...]
     handovers: tuple[PlannedHandOver, ...]
+    moving_seconds: float | None
     bound_seconds: float
     search_seconds: float
     total_seconds: float

@@ -52,6 +52,7 @@ def joint_json(joint: JointPlans, paths: Sequence[str]) -> str:
             for each in joint.handovers
         ],
         "handover_seconds": joint.handover_seconds,
+        "moving_seconds": joint.moving_seconds,
         "joint_seconds": joint.seconds,
         "separate_seconds": joint.separate_seconds,
         "loss": joint.loss,
@@ -146,6 +147,12 @@ def _spec(text: str) -> str:
     return text if text.strip(";") else "whole"
 
 
+def _moving(joint: JointPlans) -> str:
+    if joint.moving_seconds is None:
+        return "the plans are on different meshes: what they share would be laid anew between them"
+    return f"moving it from one to the next would take {format_seconds(joint.moving_seconds)} more each time"
+
+
 def _end(joint: JointPlans, paths: Sequence[str]) -> list[str]:
     chosen = (
         f"runs are assumed: {DEFAULT_TOKENS} of each later phase for one of the first; --weights says others"
@@ -158,7 +165,8 @@ def _end(joint: JointPlans, paths: Sequence[str]) -> list[str]:
         else "plans not written: give -o PLAN to keep them"
     )
     return [
-        "alone, together: predicted by the analytical model; alone, nothing has to lie alike in two phases",
+        "alone, together: predicted by the analytical model; alone, nothing has to lie alike in two phases, "
+        f"and {_moving(joint)}",
         f"one layout of what is shared: gap {format_percent(joint.gap)} to the proven bound; {chosen}",
         f"{written}; search took {format_seconds(joint.search_seconds)}, the whole run "
         f"{format_seconds(joint.total_seconds)}",
