@@ -155,14 +155,15 @@ def verdicts(case: Case, joint: JointPlans) -> list[Verdict]:
 
 
 def estimated(case: Case, joint: JointPlans, alone: Sequence[autoshard.Plan]) -> Verdict:
-    """The loss by the compiler's estimates; the hand-over is the model's."""
+    """The loss by the compiler's estimates; hand-over and copies to another memory order are the model's."""
     together = [phase.plan.estimated_seconds for phase in joint.phases]
     apart = [plan.estimated_seconds for plan in alone]
     name, target = f"{case.name}: loss by the compiler's estimates", f"at most {MOST_LOSS:.0%}"
     pairs = list(zip(case.runs, together, apart, strict=True))
     if any(one is None or other is None for _, one, other in pairs):
         return Verdict(name, "not estimated", target, False)
-    whole = joint.handover_seconds + sum(runs * (one or 0.0) for runs, one, _ in pairs)
+    copies = sum(phase.runs * phase.reordered.seconds for phase in joint.phases)
+    whole = joint.handover_seconds + copies + sum(runs * (one or 0.0) for runs, one, _ in pairs)
     loss = whole / sum(runs * (other or 0.0) for runs, _, other in pairs) - 1
     return Verdict(name, format_percent(loss), target, loss <= MOST_LOSS)
 

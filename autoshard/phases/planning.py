@@ -20,7 +20,7 @@ from autoshard.phases.apart import moving_apart
 from autoshard.phases.held import held_specs, pins_of
 from autoshard.phases.joint_search import Found, JointSearch, Links
 from autoshard.phases.matching import Handed, handed_over, shared_arguments
-from autoshard.phases.memory_order import with_one_order
+from autoshard.phases.memory_order import reordered, with_one_order
 from autoshard.phases.phase import Phase, make_phases
 from autoshard.phases.result import JointPlans, PlannedHandOver, PlannedPhase
 from autoshard.plan import Plan
@@ -57,10 +57,12 @@ def run_phases(
     pins = pins_of(phases, found, links, held_specs(found, search.shared()))
     search_seconds = time.monotonic() - searching
     tuned = _tuned(phases, found, pins)
-    tuned = with_one_order(phases, links, tuned, progress.note)
+    ordered = with_one_order(phases, links, tuned)
     planned = [
-        PlannedPhase(phase.name, phase.runs, one, alone)
-        for phase, one, alone in zip(phases, tuned, separate, strict=True)
+        PlannedPhase(
+            phase.name, phase.runs, one, alone, reordered(own.plan, one.plan, phase.session.slice_.chip)
+        )
+        for phase, own, one, alone in zip(phases, tuned, ordered, separate, strict=True)
     ]
     return JointPlans(
         phases=tuple(planned),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoshard.phases.memory_order import Reordered
 from autoshard.plan import Plan
 from autoshard.tune_result import TuneResult
 
@@ -20,12 +21,14 @@ class PlannedPhase:
         runs: How often it runs, in the unit of the other phases' runs.
         tuned: Its plan, and what finding it took.
         separate: Its best plan alone, by the analytical model.
+        reordered: What lies in the memory order of another phase; its copies are in none of the times.
     """
 
     name: str
     runs: float
     tuned: TuneResult
     separate: Plan
+    reordered: Reordered
 
     @property
     def plan(self) -> Plan:

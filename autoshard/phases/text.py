@@ -33,6 +33,8 @@ def joint_json(joint: JointPlans, paths: Sequence[str]) -> str:
                 "separate_seconds": phase.separate_seconds,
                 "joint_seconds": phase.predicted_seconds,
                 "loss": phase.loss,
+                "reordered": list(phase.reordered.paths),
+                "reorder_seconds": phase.reordered.seconds,
                 **json.loads(to_json(phase.tuned, paths[number] if paths else None)),
             }
             for number, phase in enumerate(joint.phases)
@@ -147,6 +149,17 @@ def _spec(text: str) -> str:
     return text if text.strip(";") else "whole"
 
 
+def _reordered(joint: JointPlans) -> list[str]:
+    """Where a phase takes arrays in the memory order of another."""
+    return [
+        f"{phase.name} has {', '.join(fold_names(phase.reordered.paths))} in the memory order of the phase "
+        f"that runs most often: copies of some {format_seconds(phase.reordered.seconds)}, which its estimate "
+        "lacks"
+        for phase in joint.phases
+        if phase.reordered.paths
+    ]
+
+
 def _moving(joint: JointPlans) -> str:
     if joint.moving_seconds is None:
         return "the plans are on different meshes: what they share would be laid anew between them"
@@ -165,6 +178,7 @@ def _end(joint: JointPlans, paths: Sequence[str]) -> list[str]:
         else "plans not written: give -o PLAN to keep them"
     )
     return [
+        *_reordered(joint),
         "alone, together: predicted by the analytical model; alone, nothing has to lie alike in two phases, "
         f"and {_moving(joint)}",
         f"one layout of what is shared: gap {format_percent(joint.gap)} to the proven bound; {chosen}",
