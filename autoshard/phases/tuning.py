@@ -73,7 +73,9 @@ def tune_phases(
         progress: As for `autoshard.tune`.
 
     Returns:
-        A plan for each phase, with what planning them together costs.
+        A plan for each phase, with what planning them together costs. What is shared is placed once, by
+        `jax.device_put(params, plan.in_formats(mesh)[0])`; what is handed over is brought to the next phase
+        by `jax.device_put(cache, plan.in_formats(mesh)[1])`, which moves nothing where it lies so already.
 
     Raises:
         InfeasibleError: A phase fits in no plan, or not with what is shared in one layout.
