@@ -101,17 +101,21 @@ class _Search:
             self.score,
             study_name=(
                 f"autoshard {autoshard.__version__} {session.target.name} {session.slice_.name} "
-                f"{options.mesh} {fingerprint} {round(self.headroom_bytes)}{_pins_label(options.pins)}"
+                f"{options.mesh} {fingerprint} {round(self.headroom_bytes)} gap {options.gap:g} "
+                f"limit {options.time_limit_seconds}{_pins_label(options.pins)}"
                 f"{numbers_label(session.slice_.chip)}"
             ),
             trials=options.trials,
             storage=options.storage,
+            wanted=_MESHES_OF_CANDIDATES,
             on_trial=session.progress.step,
+            on_pruned=session.progress.note,
         )
 
-    def score(self, mesh: TorusMesh) -> tuple[float, float] | None:
+    def score(self, mesh: TorusMesh, worth_seconds: float) -> tuple[float, float] | None:
         """Price one mesh for the study."""
-        solved = self.keep(solve_mesh(self.session, mesh, 1, self.headroom_bytes))
+        solved = solve_mesh(self.session, mesh, 1, self.headroom_bytes, worth_seconds=worth_seconds)
+        self.keep(solved)
         return None if solved is None else (solved.seconds, solved.outcome.bound_seconds)
 
     def solve(self, mesh: TorusMesh, top_k: int) -> Solved | None:
@@ -133,8 +137,13 @@ def solve_mesh(
     top_k: int = 1,
     headroom_bytes: float = 0.0,
     on_step: Callable[[str], None] = lambda _: None,
+    worth_seconds: float = float("inf"),
 ) -> Solved | None:
-    """Solve one mesh; None where nothing fits, or where a pin is not possible."""
+    """Solve one mesh; None where nothing fits, or where a pin is not possible.
+
+    Raises:
+        NotWorthError: every plan takes longer than `worth_seconds`.
+    """
     try:
         problem = pinned_problem(session, mesh)
     except PinError:
@@ -146,6 +155,7 @@ def solve_mesh(
             top_k=top_k,
             gap=session.options.gap,
             time_limit_seconds=session.options.time_limit_seconds,
+            worth_seconds=worth_seconds,
             on_step=on_step,
         )
     except BudgetError:

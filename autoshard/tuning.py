@@ -67,7 +67,8 @@ def tune(
         refine: "none", "compile" (TPU compiler), "time" (devices), or "auto": as far as this machine can.
         mesh: "native", "auto" or "search": how many factorisations of the torus to try.
         trials: Most meshes to try.
-        storage: Optuna storage URL for the studies of meshes and compile options; None keeps them in memory.
+        storage: URL (`autoshard.studies`) of where the studies of meshes and compile options are, such as
+            "sqlite:///tune.db" or "journal:///tune.log"; None keeps them in memory.
         gap: Relative distance to the proven optimum at which the search may stop.
         time_limit_seconds: Limit of each search.
         seed: Of the inputs for timing, and of the search for compile options.

@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--storage",
         metavar="URL",
         default=os.environ.get("OPTUNA_STORAGE"),
-        help="where trials are kept, so that a run resumes: sqlite:///tune.db (default: $OPTUNA_STORAGE)",
+        help="where trials are kept, so that a run resumes and several share the work: sqlite:///tune.db, "
+        "journal:///tune.log, postgresql+psycopg://user@host/db (default: $OPTUNA_STORAGE)",
     )
     parser.add_argument(
         "--time-limit",
