@@ -12,11 +12,13 @@ import autoshard
 from autoshard.calibration.calibrated import numbers_label
 from autoshard.cost.torus import TorusMesh
 from autoshard.judged import Judged
-from autoshard.mesh_study import Tried, best_meshes, mesh_label, meshes_to_try
+from autoshard.kept_shardings import marks, with_kept
+from autoshard.mesh_study import Tried, best_meshes, mesh_label
 from autoshard.pinning import meshes_with_axes, resolve
 from autoshard.planning import make_plan
 from autoshard.search.building import build_problem
 from autoshard.search.errors import BudgetError, PinError
+from autoshard.search.folding import fold
 from autoshard.search.pins import pinned
 from autoshard.search.planner import Outcome, search_plans
 from autoshard.search.problem import Problem
@@ -78,8 +80,7 @@ class _Search:
 
     def run(self) -> list[Solved]:
         """Solve the only mesh, or rank the meshes and solve the best again for more candidates."""
-        meshes = meshes_to_try(self.session.slice_, self.session.options.mesh)
-        meshes = meshes_with_axes(meshes, self.session.options.pins)
+        meshes = meshes_with_axes(self.session.meshes, self.session.options.pins)
         possible = meshes
         top_k, bound = self.session.options.top_k, float("inf")
         if len(meshes) > 1:
@@ -164,19 +165,22 @@ def solve_mesh(
 
 
 def pinned_problem(session: Session, mesh: TorusMesh) -> Problem:
-    """The decision problem of one mesh, kept to the session's pins.
+    """The decision problem of one mesh, kept to the session's pins and to the shardings of the model.
 
     Raises:
         PinError: a pin matches nothing, or asks for what is not possible on this mesh.
     """
-    pins = resolve(session.options.pins, session.traced, session.graph, mesh)
-    return pinned(build_problem(session.graph, mesh), pins)
+    pins, graph = resolve(session.options.pins, session.traced, session.graph, mesh), session.graph
+    if session.kept is None:
+        return pinned(build_problem(graph, mesh), pins)
+    kept = session.kept.pins(graph)
+    return pinned(build_problem(graph, mesh, fold(graph, *marks(kept))), [*kept, *pins])
 
 
 def _require_possible_pins(session: Session, meshes: Sequence[TorusMesh]) -> None:
     """Raise the first mesh's `PinError` where no mesh can keep to the pins."""
     first: PinError | None = None
-    for mesh in meshes if session.options.pins else ():
+    for mesh in meshes if session.options.pins or session.kept else ():
         try:
             pinned_problem(session, mesh)
         except PinError as error:
@@ -184,6 +188,9 @@ def _require_possible_pins(session: Session, meshes: Sequence[TorusMesh]) -> Non
         else:
             return
     if first is not None:
+        kept = () if session.kept is None else session.kept.shardings
+        if any(f"`{each.text}`" in str(first) for each in kept):
+            raise PinError(f"{first}; `--shardings free` frees the shardings of the model") from first
         raise first
 
 
@@ -199,25 +206,24 @@ def _with_bound(solved: Solved, bound_seconds: float) -> Solved:
 
 
 def _judged(session: Session, solved: Solved) -> list[Judged]:
-    target = session.target
-    return [
-        Judged(
-            msgspec.structs.replace(
-                make_plan(
-                    session.traced,
-                    solved.problem,
-                    candidate,
-                    solved.outcome,
-                    function_name=target.name,
-                    target=target.text or None,
-                    inputs=target.inputs_text,
-                    objective=session.options.objective,
-                ),
-                pins=session.options.pins,
-            )
+    target, kept = session.target, session.kept
+    plans = (
+        msgspec.structs.replace(
+            make_plan(
+                session.traced,
+                solved.problem,
+                candidate,
+                solved.outcome,
+                function_name=target.name,
+                target=target.text or None,
+                inputs=target.inputs_text,
+                objective=session.options.objective,
+            ),
+            pins=session.options.pins,
         )
         for candidate in solved.outcome.candidates
-    ]
+    )
+    return [Judged(plan if kept is None else with_kept(plan, kept, session.graph)) for plan in plans]
 
 
 def _distinct(candidates: Sequence[Judged]) -> list[Judged]:

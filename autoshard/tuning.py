@@ -20,7 +20,6 @@ from autoshard.infeasible import does_not_fit
 from autoshard.jit_options import TRACE_OPTIONS, keyword_parameters
 from autoshard.judged import rank
 from autoshard.mesh_search import search_candidates
-from autoshard.mesh_study import meshes_to_try
 from autoshard.option_refinement import with_first_options
 from autoshard.plan import Plan
 from autoshard.progress import Progress
@@ -52,6 +51,7 @@ def tune(
     profile: str | os.PathLike[str] | None = None,
     compile_options: CompileOptions = "default",
     option_trials: int = 12,
+    shardings: str = "free",
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -80,6 +80,8 @@ def tune(
         compile_options: Options of the TPU compiler in the plan: "default" (`autoshard.compiled.options`),
             "none" of ours, or "search": the fastest by the compiler's estimate, the default ones included.
         option_trials: Most sets of compile options to try, each one a compile.
+        shardings: What becomes of the shardings of the model itself: "free", the plan decides instead, or
+            "keep", it keeps them, on their mesh, and decides the rest (`autoshard.kept_shardings`).
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -91,8 +93,10 @@ def tune(
         TraceError: The function cannot be traced.
         InfeasibleError: No plan fits the chips' memory.
         SliceError: The slice does not exist.
-        OptionError: An option is not known, or a number is out of its range.
-        PinError: A pin is malformed, matches nothing, or asks for what is not possible.
+        OptionError: An option is not known, or a number is out of its range; or shardings to keep are over
+            several meshes, or over one that cannot lie on the slice.
+        PinError: A pin is malformed, matches nothing, or asks for what is not possible; or a sharding cannot
+            be kept.
         ProfileError: The profile is not a sound one of the slice's chip.
     """
     options = Options(
@@ -110,6 +114,7 @@ def tune(
         profile=None if profile is None else os.fspath(profile),
         compile_options=compile_options,
         option_trials=option_trials,
+        shardings=shardings,
     )
     target = _target_of(fn, abstract_args, jit_options)
     return run(target, options, progress or Progress(quiet=True)).plan
@@ -156,6 +161,7 @@ def tune_target(
     profile: str | os.PathLike[str] | None = None,
     compile_options: CompileOptions = "default",
     option_trials: int = 12,
+    shardings: str = "free",
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""
@@ -174,6 +180,7 @@ def tune_target(
         profile=None if profile is None else os.fspath(profile),
         compile_options=compile_options,
         option_trials=option_trials,
+        shardings=shardings,
     )
     if slice != LOCAL:
         parse_slice(slice)  # before a model is loaded, which may take a while
@@ -220,12 +227,7 @@ def _finishes(refinement: Refinement) -> bool:
 
 def note_replicated(session: Session) -> None:
     """Say so when no mesh axis divides any dim of an einsum: every chip then does the whole work."""
-    sizes = [
-        axis.size
-        for mesh in meshes_to_try(session.slice_, session.options.mesh)
-        for axis in mesh.axes
-        if axis.size > 1
-    ]
+    sizes = [axis.size for mesh in session.meshes for axis in mesh.axes if axis.size > 1]
     factors = [factor.size for op in session.graph.einsums for factor in op.factors]
     if sizes and not any(factor % size == 0 for factor in factors for size in sizes):
         session.progress.note(

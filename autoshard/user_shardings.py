@@ -87,6 +87,14 @@ def count_freed(closed: ClosedJaxpr, mesh: AnyMesh) -> int:
     return len({id(eqn) for eqn in _equations(closed.jaxpr) if freeing.annotates(eqn)})
 
 
+def annotation_of(eqn: JaxprEqn) -> NamedSharding | None:
+    """Return the sharding of an equation that does nothing but say how one value is laid out, else None."""
+    value = eqn.params.get(_ANNOTATIONS.get(eqn.primitive.name, ""))
+    if isinstance(value, tuple | list) and len(value) == 1:
+        (value,) = value
+    return value if isinstance(value, NamedSharding) and not value.mesh.empty else None
+
+
 def axes_of(mesh: AnyMesh) -> tuple[tuple[str, int], ...]:
     """Return name and size of each axis of a mesh."""
     return tuple(mesh.shape.items())

@@ -113,7 +113,7 @@ class Orders:
 
     def _choose(self) -> None:
         network = Network()
-        domains = {place: list(itertools.permutations(self._axes_at(place))) for place in self._crowded()}
+        domains = {place: self._possible(place) for place in self._crowded()}
         numbers = {place: network.add_variable(len(orders), str(place)) for place, orders in domains.items()}
         for edge in self._problem.edges:
             for places, cost in self._mismatches(edge, domains):
@@ -126,6 +126,11 @@ class Orders:
             self.permute_seconds = solution.value
             labels = dict(zip(domains, solution.labels, strict=True))
             self._chosen = {place: orders[labels[place]] for place, orders in domains.items()}
+
+    def _possible(self, place: _Place) -> list[Axes]:
+        """The orders that the axes at a place may have: one where the user fixed it."""
+        fixed = self._problem.orders.get((place.variable, place.part))
+        return list(itertools.permutations(self._axes_at(place))) if fixed is None else [fixed]
 
     def _crowded(self) -> list[_Place]:
         """The places with two or more axes."""

@@ -6,6 +6,7 @@ import argparse
 import os
 
 from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
+from autoshard.commands.virtual_devices import give_devices
 from autoshard.explain import explain
 from autoshard.explain_text import to_text
 from autoshard.plan_file import check_writable
@@ -58,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layout that the plan must keep to, may be repeated: of an argument 'params/layers/w=;x;y,z', "
         "of a result 'result:1/keys=;x;;', of what an einsum reads and leaves, `*` being free, "
         "'einsum:layers/w_up=;;x | x;y,z -> *'",
+    )
+    parser.add_argument(
+        "--shardings",
+        choices=("free", "keep"),
+        default="free",
+        help="shardings of the model, those of its abstract arguments and its sharding constraints: the plan "
+        "decides instead (default), or keeps them, on their own mesh, and decides the rest",
     )
     parser.add_argument(
         "--profile",
@@ -115,6 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
         _check_traceable(arguments)
     if arguments.slice != _LOCAL:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process plans; only its children need devices
+        if arguments.shardings == "keep":
+            give_devices(arguments.slice)
     progress = Progress(quiet=arguments.quiet)
     try:
         result = _tune(arguments, progress)
@@ -149,6 +159,7 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         profile=arguments.profile,
         compile_options=arguments.compile_options,
         option_trials=arguments.option_trials,
+        shardings=arguments.shardings,
         progress=progress,
     )
 
