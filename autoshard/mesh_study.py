@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -21,7 +20,7 @@ from optuna.trial import TrialState
 from autoshard.cost.slices import Slice
 from autoshard.cost.torus import TorusMesh, mesh_factorisations
 from autoshard.search.errors import NotWorthError
-from autoshard.studies import open_study
+from autoshard.studies import Given, open_study
 from autoshard.units import format_seconds
 
 AUTO_AXES = 3
@@ -129,7 +128,7 @@ def _try(
     Returns:
         The lower bound for which the mesh was pruned; None where it was not.
     """
-    study.sampler = _Only(label)
+    study.sampler = Given({_MESH: label})
     trial = study.ask({_MESH: optuna.distributions.CategoricalDistribution(list(meshes))})
     try:
         found = score(meshes[label], worth_seconds)
@@ -155,29 +154,3 @@ def _ranked(study: optuna.Study, by_label: dict[str, TorusMesh]) -> list[Tried]:
         if label in by_label and trial.value is not None and trial.value < _DOES_NOT_FIT:
             tried[label] = Tried(by_label[label], trial.value, float(trial.user_attrs[_BOUND]))
     return [tried[label] for label in sorted(tried, key=lambda label: (tried[label].seconds, order[label]))]
-
-
-class _Only(optuna.samplers.BaseSampler):
-    """Samples the one value that it was made with."""
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, Any]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: optuna.trial.FrozenTrial,
-        param_name: str,
-        param_distribution: optuna.distributions.BaseDistribution,
-    ) -> str:
-        return self._value

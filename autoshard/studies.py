@@ -18,6 +18,8 @@ Source: https://optuna.readthedocs.io/en/stable/reference/storages.html.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -71,3 +73,32 @@ def storage_of(url: str | None) -> str | BaseStorage | None:
     if not path:
         raise ValueError("no file is named")
     return JournalStorage(JournalFileBackend(path))
+
+
+class Given(optuna.samplers.BaseSampler):
+    """Samples the parameters that it was made with: what is tried next is decided elsewhere."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, Any]:
+        """Nothing is sampled together."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Nothing is sampled together."""
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        param_name: str,
+        param_distribution: optuna.distributions.BaseDistribution,
+    ) -> Any:
+        """The value of one parameter."""
+        return self._params[param_name]
