@@ -25,8 +25,14 @@ from autoshard.search.errors import PinError
 
 P = PartitionSpec
 ROOT = Path(__file__).resolve().parent.parent.parent
-MESH = AbstractMesh((2, 4), ("data", "model"))
 LAYERS, B, E, F = 3, 16, 64, 256
+
+
+def mesh_with(kind: AxisType = AxisType.Auto, **sizes: int) -> AbstractMesh:
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(kind,) * len(sizes))
+
+
+MESH = mesh_with(data=2, model=4)
 
 
 def over(*entries: Any, mesh: AbstractMesh = MESH) -> NamedSharding:
@@ -98,7 +104,7 @@ def test_an_axis_on_several_torus_dims_is_several_axes_in_their_order() -> None:
 
 
 def test_an_axis_of_one_chip_is_there_and_shards_nothing() -> None:
-    mesh = AbstractMesh((1, 8), ("data", "model"))
+    mesh = mesh_with(data=1, model=8)
     plan = tuned(model(), *arguments(up=over(None, "data", "model", mesh=mesh)), slice_name="cpu:8")
     assert mesh_of(plan) == {"data": 1, "model": 8}
     assert plan.arguments["params/up"].spec == ";;model"
@@ -110,7 +116,7 @@ def test_a_mesh_of_another_size_than_the_slice() -> None:
 
 
 def test_two_meshes_are_refused_by_the_shardings_that_name_them() -> None:
-    other = over("x", mesh=AbstractMesh((8,), ("x",)))
+    other = over("x", mesh=mesh_with(x=8))
     message = refused(model(other), *arguments(x=over("data")))
     assert message.startswith("`x`, over data=2 model=4, and `constraint:sharding_constraint` at test_kept_")
     assert ", over x=8, name different meshes, and a plan has one" in message
@@ -177,7 +183,7 @@ def test_shardings_of_a_jit_around_the_function() -> None:
 
 
 def test_explicit_shardings_of_arguments_and_reshards() -> None:
-    mesh = AbstractMesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    mesh = mesh_with(AxisType.Explicit, data=2, model=4)
 
     def run(x: jax.Array, w: jax.Array) -> Any:
         y = jnp.einsum("be,ef->bf", x, w, out_sharding=P("data", "model"))
@@ -290,7 +296,7 @@ def test_what_leaves_no_room_is_named() -> None:
 
 
 def test_an_open_sum_is_no_layout() -> None:
-    mesh = AbstractMesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    mesh = mesh_with(AxisType.Explicit, data=2, model=4)
     sharding = NamedSharding(mesh, P("data", unreduced={"model"}))
     assert "leaves an open sum, which no plan can keep" in refused(
         lambda x: x, array(512, 8, sharding=sharding)
