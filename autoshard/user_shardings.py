@@ -8,6 +8,8 @@ annotated for any other mesh is freed, because one program cannot be partitioned
     out_sharding=, sharding= of an operation                             dropped
     shard_map                                                            keeps its axes, on the plan's devices
 
+With `--shardings keep` the plan is over the model's own mesh and keeps them (`autoshard.kept_shardings`).
+
 A shard_map is written for a number of devices: under a plan for another number it cannot run.
 """
 

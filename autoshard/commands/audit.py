@@ -81,6 +81,8 @@ def _with_plan(arguments: argparse.Namespace, progress: Progress) -> Audit:
             f"make a plan with `autoshard tune {text} --slice SLICE -o PLAN`"
         )
     plan = load_plan(text)
+    if plan.kept:
+        give_devices(plan.slice)
     from autoshard.audit.planned import audit_plan
 
     return audit_plan(plan, progress.stage)

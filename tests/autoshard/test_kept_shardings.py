@@ -255,8 +255,15 @@ def test_under_the_plan_the_function_gives_the_same(split: bool) -> None:
     plan = tuned(function, *abstract, slice_name="v4:2x2x2" if split else "cpu:8")
     rng = np.random.default_rng(0)
     given = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape) / 8, a.dtype), abstract)
-    result = autoshard.jit(function, plan=plan)(*given)
-    np.testing.assert_allclose(result, model()(*given), rtol=1e-4, atol=1e-5)
+    wanted = model()(*given)
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    placed = jax.tree.map(
+        lambda a, like: jax.device_put(a, NamedSharding(mesh, like.sharding.spec)) if like.sharding else a,
+        given,
+        abstract,
+    )  # as the author lays them: nothing moves when they are handed to the plan
+    result = autoshard.jit(function, plan=plan)(*placed)
+    np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-5)
 
 
 # ---- what cannot be kept
@@ -328,21 +335,26 @@ def inputs():
 """
 
 
-def test_a_model_that_builds_its_mesh_finds_as_many_devices_as_chips(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(MODEL)
-    target = ["tune", "model.py:step", "--inputs", "model.py:inputs", "--slice", "v5e:2x4"]
-    command = [*target, "--refine", "none", "--shardings", "keep", "-o", "plan.json"]
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(
-        [sys.executable, "-m", "autoshard.cli", *command],
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, "-m", "autoshard.cli", *arguments],
+        cwd=folder,
         env={**environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_a_model_that_builds_its_mesh_finds_as_many_devices_as_chips(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(MODEL)
+    target = ["model.py:step", "--inputs", "model.py:inputs", "--slice", "v5e:2x4"]
+    done = command(tmp_path, "tune", *target, "--refine", "none", "--shardings", "keep", "-o", "plan.json")
     assert done.returncode == 0, done.stderr
     assert "2 shardings of `step` are kept, on the mesh data=2 model=4" in done.stderr
     plan = autoshard.load_plan(tmp_path / "plan.json")
     assert plan.kept == ("w=;model", "constraint:sharding_constraint=data;model")
     assert plan.results["result"].spec == "data;model"
+    done = command(tmp_path, "check", "plan.json")
+    assert done.stdout == "plan.json: fresh\n", done.stderr
