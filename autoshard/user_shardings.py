@@ -90,8 +90,12 @@ def count_freed(closed: ClosedJaxpr, mesh: AnyMesh) -> int:
 
 
 def annotation_of(eqn: JaxprEqn) -> NamedSharding | None:
-    """Return the sharding of an equation that does nothing but say how one value is laid out, else None."""
-    value = eqn.params.get(_ANNOTATIONS.get(eqn.primitive.name, ""))
+    """Return the sharding of an equation that does nothing but say how one value is laid out, else None.
+
+    A mesh_cast says what axes are explicit from there on, and nothing of a layout.
+    """
+    name = eqn.primitive.name
+    value = None if name == "mesh_cast" else eqn.params.get(_ANNOTATIONS.get(name, ""))
     if isinstance(value, tuple | list) and len(value) == 1:
         (value,) = value
     return value if isinstance(value, NamedSharding) and not value.mesh.empty else None

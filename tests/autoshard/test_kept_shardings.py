@@ -226,6 +226,17 @@ def test_copies_of_a_layer_may_be_sharded_each_in_its_own_way() -> None:
     assert plan.kept == ("ws/{1,3}=data;", "ws/{2,5}=;model")
 
 
+def test_copies_of_a_layer_that_are_sharded_alike_are_decided_once() -> None:
+    def run(ws: list[jax.Array], x: jax.Array) -> jax.Array:
+        for w in ws:
+            x = jnp.tanh(x @ w)
+        return x
+
+    plan = tuned(run, [array(E, E, sharding=over(None, "model"))] * 8, array(B, E))
+    assert plan.kept == ("ws/{0..7}=;model",)
+    assert [einsum.repeats for einsum in plan.einsums] == [1, 7]  # the first reads an argument
+
+
 def test_pins_and_kept_shardings_go_together() -> None:
     plan = tuned(model(), *arguments(up=over(None, "data", "model")), pins=["params/down=;model;data"])
     assert [plan.arguments[f"params/{name}"].spec for name in ("up", "down")] == [
