@@ -10,7 +10,8 @@ from autoshard.cost.slices import Slice, parse_slice
 from autoshard.cost.torus import TorusMesh
 from autoshard.errors import TraceError
 from autoshard.graph_building import build_graph
-from autoshard.kept_shardings import Kept, keep_shardings
+from autoshard.kept_finding import keep_shardings
+from autoshard.kept_shardings import Kept
 from autoshard.mesh_study import meshes_to_try
 from autoshard.progress import Progress
 from autoshard.search.coverage import ANNOTATION_PRIMITIVES

@@ -13,7 +13,6 @@ which is else chosen later (`autoshard.search.ordering`).
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
@@ -24,6 +23,7 @@ import numpy.typing as npt
 from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts, shard_counts
 from autoshard.cost.torus import TorusMesh
 from autoshard.search.candidates import operand_layouts, result_layouts
+from autoshard.search.conflict import conflict
 from autoshard.search.errors import NoSolutionError, PinError
 from autoshard.search.network import BoolArray
 from autoshard.search.problem import Problem
@@ -93,7 +93,8 @@ def pinned(problem: Problem, pins: Sequence[Pin]) -> Problem:
     try:
         reduce(network)
     except NoSolutionError as error:
-        texts = ", ".join(f"`{text}`" for text in dict.fromkeys(pin.text for pin in _conflict(problem, pins)))
+        clash = conflict(pins, lambda chosen: _can_hold(problem, chosen))
+        texts = ", ".join(f"`{text}`" for text in dict.fromkeys(pin.text for pin in clash))
         raise PinError(f"no plan has all of the layouts {texts}: {error}") from error
     ops = frozenset(problem.folding.op_leader[pin.op] for pin in pins if _pins_result(pin))
     return replace(problem, network=network, orders=masks.orders, pinned_ops=ops)
@@ -110,25 +111,13 @@ def _masked(problem: Problem, pins: Sequence[Pin]) -> _Masks:
     return masks
 
 
-def _conflict(problem: Problem, pins: Sequence[Pin]) -> list[Pin]:
-    """A few pins that no plan has together, where no plan has all: without any of the few there is one.
-
-    The last pin of the shortest beginning that cannot hold is one; with it the next is sought before it
-    (Junker, QuickXplain, AAAI 2004).
-    """
-
-    def holds(chosen: Sequence[Pin]) -> bool:
-        try:
-            reduce(problem.network.restricted(_masked(problem, chosen).allowed))
-        except NoSolutionError:
-            return False
-        return True
-
-    found: list[Pin] = []
-    while holds(found):
-        end = bisect_left(range(len(pins) + 1), True, key=lambda n: not holds([*found, *pins[:n]]))
-        found, pins = [pins[end - 1], *found], pins[: end - 1]
-    return found
+def _can_hold(problem: Problem, pins: Sequence[Pin]) -> bool:
+    """Whether some assignment of finite cost keeps to all pins."""
+    try:
+        reduce(problem.network.restricted(_masked(problem, pins).allowed))
+    except NoSolutionError:
+        return False
+    return True
 
 
 @dataclass(slots=True)
