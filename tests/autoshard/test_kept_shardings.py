@@ -292,6 +292,15 @@ def test_shardings_that_disagree_name_each_other() -> None:
     assert message.endswith("`--shardings free` frees the shardings of the model")
 
 
+def test_an_argument_and_the_jit_that_takes_it_must_agree() -> None:
+    jitted = jax.jit(model(), in_shardings=(None, over("data")))
+    for same in (over("data", None), over(("data",))):
+        assert tuned(jitted, *arguments(x=same)).arguments["x"].spec == "data;"
+    message = refused(jitted, *arguments(x=over("model")))
+    assert message.startswith("the argument `x` is sharded ")
+    assert "over data=2 model=4, and the jax.jit that takes it says " in message
+
+
 @pytest.mark.parametrize(("size", "other"), [(513, 8), (3, 2**20)])
 def test_a_dim_that_does_not_divide(size: int, other: int) -> None:
     """In the first case the array is large enough to be a decision, in the second it is small."""
