@@ -112,6 +112,7 @@ class Explanation:
     mesh: dict[str, int]
     objective: str
     pins: tuple[str, ...]
+    kept: tuple[str, ...]
     created_by: str
     versions: Versions
     einsums: tuple[Operation, ...]
@@ -138,6 +139,7 @@ def explain(plan: Plan) -> Explanation:
         mesh={axis.name: axis.size for axis in plan.mesh_axes},
         objective=plan.objective,
         pins=plan.pins,
+        kept=plan.kept,
         created_by=plan.created_by,
         versions=plan.versions,
         einsums=einsums,

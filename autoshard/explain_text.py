@@ -50,6 +50,7 @@ def _header(explanation: Explanation) -> list[str]:
         f"objective {explanation.objective}",
         f"made by {explanation.created_by} with {_versions(explanation.versions)}",
         *(f"pinned: {pin}" for pin in explanation.pins),
+        *(f"kept of the model: {sharding}" for sharding in explanation.kept),
     ]
 
 

@@ -11,6 +11,7 @@ from autoshard.mesh_search import solve_mesh
 from autoshard.search.errors import TimeLimitError
 from autoshard.tune_session import Session
 
+_SHOWN = 3
 _GAP = 0.5
 _TIME_LIMIT_SECONDS = 10.0
 
@@ -39,11 +40,25 @@ def compiler_finds_no_room(session: Session, least_bytes: int) -> InfeasibleErro
 
 
 def advice(session: Session) -> str:
-    """What to do: the smallest larger slice on which the model finds a plan, or a smaller model."""
+    """What to do: free what is kept, take the smallest larger slice that fits, or a smaller model."""
+    if session.kept is not None and _fits(session, session.slice_):
+        return (
+            f"the shardings of the model that are kept leave no room, most of all {_largest(session)}: "
+            "without them (`--shardings free`) a plan is found"
+        )
     chip, fits = session.slice_.chip, smallest_fitting(session)
     if fits is None:
         return f"no {chip.name} slice fits; shrink the batch or the context, or use smaller weights (int8)"
     return f"the smallest {chip.name} slice that fits is {fits.name}"
+
+
+def _largest(session: Session) -> str:
+    """The kept shardings under which arrays take most of a chip, with their GiB there."""
+    if session.kept is None:
+        return ""
+    held = session.kept.bytes_per_chip(session.graph)
+    most = sorted(held, key=lambda text: -held[text])[:_SHOWN]
+    return ", ".join(f"`{text}` ({held[text] / 2**30:.2f} GiB per chip)" for text in most)
 
 
 def argument_bytes(session: Session) -> float:
@@ -60,9 +75,10 @@ def smallest_fitting(session: Session) -> Slice | None:
 
 
 def _fits(session: Session, slice_: Slice) -> bool:
-    """Whether a quick search finds a plan that fits."""
+    """Whether a quick search finds a plan that fits, under no shardings of the model."""
     quick = replace(session.options, gap=_GAP, time_limit_seconds=_TIME_LIMIT_SECONDS)
+    freed = replace(session, slice_=slice_, options=quick, kept=None)
     try:
-        return solve_mesh(replace(session, slice_=slice_, options=quick), native_mesh(slice_)) is not None
+        return solve_mesh(freed, native_mesh(slice_)) is not None
     except TimeLimitError:
         return False

@@ -12,11 +12,13 @@ import autoshard
 from autoshard.calibration.calibrated import numbers_label
 from autoshard.cost.torus import TorusMesh
 from autoshard.judged import Judged
+from autoshard.kept_shardings import marks, with_kept
 from autoshard.mesh_study import Tried, best_meshes, mesh_label
 from autoshard.pinning import meshes_with_axes, resolve
 from autoshard.planning import make_plan
 from autoshard.search.building import build_problem
 from autoshard.search.errors import BudgetError, PinError
+from autoshard.search.folding import fold
 from autoshard.search.pins import pinned
 from autoshard.search.planner import Outcome, search_plans
 from autoshard.search.problem import Problem
@@ -100,17 +102,21 @@ class _Search:
             self.score,
             study_name=(
                 f"autoshard {autoshard.__version__} {session.target.name} {session.slice_.name} "
-                f"{options.mesh} {fingerprint} {round(self.headroom_bytes)}{_pins_label(options.pins)}"
+                f"{options.mesh} {fingerprint} {round(self.headroom_bytes)} gap {options.gap:g} "
+                f"limit {options.time_limit_seconds}{_pins_label(options.pins)}"
                 f"{numbers_label(session.slice_.chip)}"
             ),
             trials=options.trials,
             storage=options.storage,
+            wanted=_MESHES_OF_CANDIDATES,
             on_trial=session.progress.step,
+            on_pruned=session.progress.note,
         )
 
-    def score(self, mesh: TorusMesh) -> tuple[float, float] | None:
+    def score(self, mesh: TorusMesh, worth_seconds: float) -> tuple[float, float] | None:
         """Price one mesh for the study."""
-        solved = self.keep(solve_mesh(self.session, mesh, 1, self.headroom_bytes))
+        solved = solve_mesh(self.session, mesh, 1, self.headroom_bytes, worth_seconds=worth_seconds)
+        self.keep(solved)
         return None if solved is None else (solved.seconds, solved.outcome.bound_seconds)
 
     def solve(self, mesh: TorusMesh, top_k: int) -> Solved | None:
@@ -132,8 +138,13 @@ def solve_mesh(
     top_k: int = 1,
     headroom_bytes: float = 0.0,
     on_step: Callable[[str], None] = lambda _: None,
+    worth_seconds: float = float("inf"),
 ) -> Solved | None:
-    """Solve one mesh; None where nothing fits, or where a pin is not possible."""
+    """Solve one mesh; None where nothing fits, or where a pin is not possible.
+
+    Raises:
+        NotWorthError: every plan takes longer than `worth_seconds`.
+    """
     try:
         problem = pinned_problem(session, mesh)
     except PinError:
@@ -145,6 +156,7 @@ def solve_mesh(
             top_k=top_k,
             gap=session.options.gap,
             time_limit_seconds=session.options.time_limit_seconds,
+            worth_seconds=worth_seconds,
             on_step=on_step,
         )
     except BudgetError:
@@ -153,19 +165,23 @@ def solve_mesh(
 
 
 def pinned_problem(session: Session, mesh: TorusMesh) -> Problem:
-    """The decision problem of one mesh, kept to the session's pins.
+    """The decision problem of one mesh, kept to the session's pins and to the shardings of the model.
 
     Raises:
         PinError: a pin matches nothing, or asks for what is not possible on this mesh.
     """
-    pins = resolve(session.options.pins, session.traced, session.graph, mesh, session.ordered_pins)
-    return pinned(build_problem(session.graph, mesh), pins)
+    graph = session.graph
+    pins = resolve(session.options.pins, session.traced, graph, mesh, session.ordered_pins)
+    if session.kept is None:
+        return pinned(build_problem(graph, mesh), pins)
+    kept = session.kept.pins(graph)
+    return pinned(build_problem(graph, mesh, fold(graph, *marks(kept))), [*kept, *pins])
 
 
 def _require_possible_pins(session: Session, meshes: Sequence[TorusMesh]) -> None:
     """Raise the first mesh's `PinError` where no mesh can keep to the pins."""
     first: PinError | None = None
-    for mesh in meshes if session.options.pins else ():
+    for mesh in meshes if session.options.pins or session.kept else ():
         try:
             pinned_problem(session, mesh)
         except PinError as error:
@@ -173,6 +189,9 @@ def _require_possible_pins(session: Session, meshes: Sequence[TorusMesh]) -> Non
         else:
             return
     if first is not None:
+        kept = () if session.kept is None else session.kept.shardings
+        if any(f"`{each.text}`" in str(first) for each in kept):
+            raise PinError(f"{first}; `--shardings free` frees the shardings of the model") from first
         raise first
 
 
@@ -188,25 +207,24 @@ def _with_bound(solved: Solved, bound_seconds: float) -> Solved:
 
 
 def _judged(session: Session, solved: Solved) -> list[Judged]:
-    target = session.target
-    return [
-        Judged(
-            msgspec.structs.replace(
-                make_plan(
-                    session.traced,
-                    solved.problem,
-                    candidate,
-                    solved.outcome,
-                    function_name=target.name,
-                    target=target.text or None,
-                    inputs=target.inputs_text,
-                    objective=session.options.objective,
-                ),
-                pins=session.options.pins,
-            )
+    target, kept = session.target, session.kept
+    plans = (
+        msgspec.structs.replace(
+            make_plan(
+                session.traced,
+                solved.problem,
+                candidate,
+                solved.outcome,
+                function_name=target.name,
+                target=target.text or None,
+                inputs=target.inputs_text,
+                objective=session.options.objective,
+            ),
+            pins=session.options.pins,
         )
         for candidate in solved.outcome.candidates
-    ]
+    )
+    return [Judged(plan if kept is None else with_kept(plan, kept, session.graph)) for plan in plans]
 
 
 def _distinct(candidates: Sequence[Judged]) -> list[Judged]:

@@ -16,9 +16,10 @@ import msgspec
 
 import autoshard
 from autoshard.calibration.calibrated import numbers_label
-from autoshard.compiled.option_search import OptionTrial, Verdict, search_options
+from autoshard.compiled.option_search import OptionTrial, search_options
 from autoshard.compiled.options import describe_options, searched_choices
 from autoshard.compiled.program_key import program_key
+from autoshard.compiled.verdict_study import Verdict
 from autoshard.judged import OK, Judged
 from autoshard.programs import Program
 from autoshard.refining import compile_candidates, with_program
@@ -93,6 +94,7 @@ class OptionRefinement:
             trials=session.options.option_trials,
             seed=session.options.seed,
             storage=session.options.storage,
+            at_once=None if session.options.storage is None else session.options.workers,
         )
         if _key(winner.options) not in self._judged:  # an earlier run has judged it
             judge([winner], lambda *_: None)

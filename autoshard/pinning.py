@@ -159,7 +159,7 @@ def _resolved(pin: PinText, traced: Traced, graph: Graph, mesh: TorusMesh, order
         what = f"`{name}` {format_type(aval.dtype, aval.shape)}"
         spec, rank = pin.parts[0] or "", len(aval.shape)
         layout = _layout(pin.text, spec, what, rank, mesh)
-        yield ValuePin(values[place], layout, pin.text, _order(spec, rank, mesh) if ordered else None)
+        yield ValuePin(values[place], layout, pin.text, order=_order(spec, rank, mesh) if ordered else ())
 
 
 def _einsum_pin(pin: PinText, index: int, graph: Graph, mesh: TorusMesh) -> OpPin:

@@ -50,6 +50,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         objective: what was minimised.
         compiler_options: options of the TPU compiler that belong to the plan (`autoshard.compiled.options`).
         pins: layouts that the user fixed (`autoshard.pinning`).
+        kept: shardings of the model that the plan keeps (`autoshard.kept_shardings`).
         arguments: the arrays of the positional arguments by path, in flat argument order.
         results: the arrays of the result by path, in flat order.
         einsums: the einsums in program order, copies of one in an unrolled program as one record.
@@ -71,6 +72,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     objective: str
     compiler_options: dict[str, str] = {}
     pins: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     arguments: dict[str, ArgumentRecord]
     results: dict[str, ResultRecord]
     einsums: tuple[EinsumRecord, ...]

@@ -1,15 +1,35 @@
-"""Optuna studies: opened alike wherever one is kept, in memory or in a storage that processes share."""
+"""Optuna studies: opened alike wherever one is kept, in memory or in a storage that processes share.
+
+A storage is a URL of Optuna, which hands it to SQLAlchemy: whatever database SQLAlchemy has a driver for
+will do, and nothing here depends on which. A journal is a file to which processes append; Optuna has no URL
+for it, so it has one here, with slashes as in those of SQLite::
+
+    sqlite:///tune.db                            a file in the working directory
+    sqlite:////data/tune.db                      a file by its absolute path
+    journal:///tune.log, journal:////data/t.log  a journal file, which may lie on a network file system
+    postgresql+psycopg://user@host/tune          a database for many workers (needs the driver `psycopg`)
+
+A process that is killed while it appends leaves the journal locked; the next one waits half a minute and
+takes the lock over.
+
+Source: https://optuna.readthedocs.io/en/stable/reference/storages.html.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from autoshard.errors import AutoshardError
 
 _OPENINGS = 4
 _PAUSE_SECONDS = 0.2
+_JOURNAL = "journal:///"
 
 
 def open_study(name: str, storage: str | None) -> optuna.Study:
@@ -19,7 +39,7 @@ def open_study(name: str, storage: str | None) -> optuna.Study:
 
     Args:
         name: Names the study in the storage.
-        storage: Optuna storage URL, None for memory.
+        storage: URL of a storage, None for memory.
 
     Raises:
         AutoshardError: The storage cannot be opened.
@@ -29,7 +49,7 @@ def open_study(name: str, storage: str | None) -> optuna.Study:
     for _ in range(_OPENINGS):
         try:
             return optuna.create_study(
-                study_name=name, storage=storage, direction="minimize", load_if_exists=True
+                study_name=name, storage=storage_of(storage), direction="minimize", load_if_exists=True
             )
         except Exception as error:  # whatever the database's driver raises
             failure = error
@@ -37,5 +57,48 @@ def open_study(name: str, storage: str | None) -> optuna.Study:
     reason = str(failure).strip().partition("\n")[0]
     raise AutoshardError(
         f"the study storage `{storage}` cannot be opened: {reason}. "
-        "Expected an Optuna URL such as sqlite:///tune.db"
+        "Expected an Optuna URL such as sqlite:///tune.db, or journal:///tune.log for a journal file"
     ) from failure
+
+
+def storage_of(url: str | None) -> str | BaseStorage | None:
+    """Return what Optuna takes for a URL: that of a database as it is, for a journal the storage itself.
+
+    Raises:
+        ValueError: A journal is named without its file.
+    """
+    if url is None or not url.startswith(_JOURNAL):
+        return url
+    path = url.removeprefix(_JOURNAL)
+    if not path:
+        raise ValueError("no file is named")
+    return JournalStorage(JournalFileBackend(path))
+
+
+class Given(optuna.samplers.BaseSampler):
+    """Samples the parameters that it was made with: what is tried next is decided elsewhere."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, Any]:
+        """Nothing is sampled together."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Nothing is sampled together."""
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        param_name: str,
+        param_distribution: optuna.distributions.BaseDistribution,
+    ) -> Any:
+        """The value of one parameter."""
+        return self._params[param_name]

@@ -17,6 +17,7 @@ Refine = Literal["none", "compile", "time", "auto"]
 REFINES: tuple[str, ...] = get_args(Refine)
 OBJECTIVES = ("latency",)
 MESHES = ("native", "auto", "search")
+SHARDINGS = ("free", "keep")
 LOCAL = "local"
 """The slice text that means the attached devices."""
 
@@ -46,12 +47,14 @@ class Options:
     profile: str | None = None
     compile_options: str = "default"
     option_trials: int = 12
+    shardings: str = "free"
 
     def __post_init__(self) -> None:
         _require_choice("objective", self.objective, OBJECTIVES)
         _require_choice("refine", self.refine, REFINES)
         _require_choice("mesh", self.mesh, MESHES)
         _require_choice("compile_options", self.compile_options, COMPILE_OPTIONS)
+        _require_choice("shardings", self.shardings, SHARDINGS)
         if self.compile_options == "search":
             expected = "`compile` or `auto`: the compiler judges the options that are searched"
             _require(self.refine in ("compile", "auto"), "refine", self.refine, expected)

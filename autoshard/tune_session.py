@@ -10,6 +10,8 @@ from autoshard.cost.slices import Slice, parse_slice
 from autoshard.cost.torus import TorusMesh
 from autoshard.errors import TraceError
 from autoshard.graph_building import build_graph
+from autoshard.kept_finding import keep_shardings
+from autoshard.kept_shardings import Kept
 from autoshard.mesh_study import meshes_to_try
 from autoshard.progress import Progress
 from autoshard.search.coverage import ANNOTATION_PRIMITIVES
@@ -31,6 +33,7 @@ class Session:
         slice_: The chips.
         traced: The traced function.
         graph: Its graph.
+        kept: Shardings of the model that the plan keeps.
         mesh: The mesh that is settled already; None leaves it to the options.
         ordered_pins: Those of the options' pins that fix the order of axes within a dim, too.
     """
@@ -41,13 +44,15 @@ class Session:
     slice_: Slice
     traced: Traced
     graph: Graph
+    kept: Kept | None = None
     mesh: TorusMesh | None = None
     ordered_pins: tuple[str, ...] = ()
 
     @property
     def meshes(self) -> tuple[TorusMesh, ...]:
-        """The meshes to try."""
-        return meshes_to_try(self.slice_, self.options.mesh) if self.mesh is None else (self.mesh,)
+        """The meshes that may be tried: a settled one, that of kept shardings, or those of the options."""
+        settled = self.mesh or (None if self.kept is None else self.kept.mesh)
+        return meshes_to_try(self.slice_, self.options.mesh) if settled is None else (settled,)
 
     @property
     def on_attached_devices(self) -> bool:
@@ -62,6 +67,7 @@ def open_session(target: Target, options: Options, progress: Progress) -> Sessio
         SliceError: the slice does not exist.
         ProfileError: the chip profile is not sound, or of another chip.
         TraceError: the function cannot be traced, or has a shard_map for another number of devices.
+        OptionError: its shardings are to be kept, and there is no one mesh for them on the slice.
     """
     slice_ = attached_slice() if options.slice_text == LOCAL else parse_slice(options.slice_text)
     slice_ = calibrated_slice(slice_, options.profile, progress.note)
@@ -69,10 +75,16 @@ def open_session(target: Target, options: Options, progress: Progress) -> Sessio
     traced = trace(target.function, target.arguments, target.keywords, **target.jit_options)
     _require_runnable_shard_maps(traced, slice_)
     graph = build_graph(traced)
+    kept = keep_shardings(target, traced, slice_) if options.shardings == "keep" else None
+    if kept is not None:
+        mesh = " ".join(f"{axis.name}={axis.size}" for axis in kept.mesh.axes)
+        progress.note(f"{len(kept.shardings)} shardings of `{target.name}` are kept, on the mesh {mesh}")
+    elif options.shardings == "keep":
+        progress.note(f"`{target.name}` has no shardings to keep: the plan decides all")
     freed = sum(op.primitive in ANNOTATION_PRIMITIVES for op in graph.ops)
-    if freed:
+    if freed and kept is None:
         progress.note(f"{freed} sharding annotations of `{target.name}` are freed: the plan decides instead")
-    return Session(target, options, progress, slice_, traced, graph)
+    return Session(target, options, progress, slice_, traced, graph, kept)
 
 
 def _require_runnable_shard_maps(traced: Traced, slice_: Slice) -> None:

@@ -51,6 +51,7 @@ def tune(
     profile: str | os.PathLike[str] | None = None,
     compile_options: CompileOptions = "default",
     option_trials: int = 12,
+    shardings: str = "free",
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -66,7 +67,8 @@ def tune(
         refine: "none", "compile" (TPU compiler), "time" (devices), or "auto": as far as this machine can.
         mesh: "native", "auto" or "search": how many factorisations of the torus to try.
         trials: Most meshes to try.
-        storage: Optuna storage URL for the studies of meshes and compile options; None keeps them in memory.
+        storage: URL (`autoshard.studies`) of where the studies of meshes and compile options are, such as
+            "sqlite:///tune.db" or "journal:///tune.log"; None keeps them in memory.
         gap: Relative distance to the proven optimum at which the search may stop.
         time_limit_seconds: Limit of each search.
         seed: Of the inputs for timing, and of the search for compile options.
@@ -78,6 +80,8 @@ def tune(
         compile_options: Options of the TPU compiler in the plan: "default" (`autoshard.compiled.options`),
             "none" of ours, or "search": the fastest by the compiler's estimate, the default ones included.
         option_trials: Most sets of compile options to try, each one a compile.
+        shardings: What becomes of the shardings of the model itself: "free", the plan decides instead, or
+            "keep", it keeps them, on their mesh, and decides the rest (`autoshard.kept_shardings`).
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -89,8 +93,10 @@ def tune(
         TraceError: The function cannot be traced.
         InfeasibleError: No plan fits the chips' memory.
         SliceError: The slice does not exist.
-        OptionError: An option is not known, or a number is out of its range.
-        PinError: A pin is malformed, matches nothing, or asks for what is not possible.
+        OptionError: An option is not known, or a number is out of its range; or shardings to keep are over
+            several meshes, or over one that cannot lie on the slice.
+        PinError: A pin is malformed, matches nothing, or asks for what is not possible; or a sharding cannot
+            be kept.
         ProfileError: The profile is not a sound one of the slice's chip.
     """
     options = Options(
@@ -108,6 +114,7 @@ def tune(
         profile=None if profile is None else os.fspath(profile),
         compile_options=compile_options,
         option_trials=option_trials,
+        shardings=shardings,
     )
     target = target_of(fn, abstract_args, jit_options)
     return run(target, options, progress or Progress(quiet=True)).plan
@@ -155,6 +162,7 @@ def tune_target(
     profile: str | os.PathLike[str] | None = None,
     compile_options: CompileOptions = "default",
     option_trials: int = 12,
+    shardings: str = "free",
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""
@@ -173,6 +181,7 @@ def tune_target(
         profile=None if profile is None else os.fspath(profile),
         compile_options=compile_options,
         option_trials=option_trials,
+        shardings=shardings,
     )
     if slice != LOCAL:
         parse_slice(slice)  # before a model is loaded, which may take a while

@@ -8,6 +8,8 @@ annotated for any other mesh is freed, because one program cannot be partitioned
     out_sharding=, sharding= of an operation                             dropped
     shard_map                                                            keeps its axes, on the plan's devices
 
+With `--shardings keep` the plan is over the model's own mesh and keeps them (`autoshard.kept_shardings`).
+
 A shard_map is written for a number of devices: under a plan for another number it cannot run.
 """
 
@@ -85,6 +87,18 @@ def count_freed(closed: ClosedJaxpr, mesh: AnyMesh) -> int:
     """Return how many annotations of a program a plan over `mesh` frees, each equation once."""
     freeing = Freeing(mesh)
     return len({id(eqn) for eqn in _equations(closed.jaxpr) if freeing.annotates(eqn)})
+
+
+def annotation_of(eqn: JaxprEqn) -> NamedSharding | None:
+    """Return the sharding of an equation that does nothing but say how one value is laid out, else None.
+
+    A mesh_cast says what axes are explicit from there on, and nothing of a layout.
+    """
+    name = eqn.primitive.name
+    value = None if name == "mesh_cast" else eqn.params.get(_ANNOTATIONS.get(name, ""))
+    if isinstance(value, tuple | list) and len(value) == 1:
+        (value,) = value
+    return value if isinstance(value, NamedSharding) and not value.mesh.empty else None
 
 
 def axes_of(mesh: AnyMesh) -> tuple[tuple[str, int], ...]:

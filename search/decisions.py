@@ -244,9 +244,10 @@ class _Speller:
         return (closing(made, self.orders.spec_of_operand(reader, edge.position)),)
 
     def is_constrained(self, op: Op) -> bool:
-        """Pin what several ops read and what is resharded on its way in or out."""
-        anchored = any(value in self.problem.value_variable for value in op.results)
-        return anchored or any(self.leaders[value] in self.moved for value in (*op.results, *op.operands))
+        """Pin what the user pinned, what several ops read, and what is resharded on its way in or out."""
+        if op.index in self.problem.pinned_ops or any(v in self.problem.value_variable for v in op.results):
+            return True
+        return any(self.leaders[value] in self.moved for value in (*op.results, *op.operands))
 
 
 def _own_cost(cost: OpCost, label: int) -> Cost:

@@ -27,6 +27,21 @@ class TimeLimitError(AutoshardError, TimeoutError):
     """The time limit passed before any feasible assignment was found; there may still be one."""
 
 
+class NotWorthError(SearchError):
+    """No plan of a problem is as fast as the caller wants.
+
+    Attributes:
+        bound_seconds: a proven lower bound on the step time of its plans.
+    """
+
+    def __init__(self, bound_seconds: float, worth_seconds: float) -> None:
+        super().__init__(
+            f"no plan is faster than {bound_seconds:.6g} s, and {worth_seconds:.6g} s are wanted; search "
+            "another mesh"
+        )
+        self.bound_seconds = bound_seconds
+
+
 class BudgetError(AutoshardError, ValueError):
     """No assignment keeps within the budgets.
 

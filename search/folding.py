@@ -17,12 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from autoshard.search.graph import Dims, Graph, Op, Value
 from autoshard.search.runs import LEAST_BLOCKS, LEAST_SHORT_BLOCKS, Run, find_runs
 
+Marks = Mapping[int, Hashable]
+NO_MARKS: Marks = MappingProxyType({})
 _MANY = 5
 """Operands or results of an op from which on those alike are not told apart by their order."""
 _Roles = frozenset[tuple[int, int]]
@@ -49,9 +52,15 @@ def unfolded(graph: Graph) -> Folding:
     return Folding(tuple(range(len(graph.ops))), tuple(range(len(graph.values))))
 
 
-def fold(graph: Graph) -> Folding:
-    """Find the copies of a graph."""
-    folder = _Folder(graph)
+def fold(graph: Graph, op_marks: Marks = NO_MARKS, value_marks: Marks = NO_MARKS) -> Folding:
+    """Find the copies of a graph.
+
+    Args:
+        graph: The program.
+        op_marks: What tells ops apart, by index, that are else alike; ops without a mark are alike in that.
+        value_marks: What tells values apart, likewise.
+    """
+    folder = _Folder(graph, op_marks, value_marks)
     while folder.stage():
         pass
     return Folding(tuple(folder.leaders), tuple(folder.value_leaders))
@@ -60,14 +69,16 @@ def fold(graph: Graph) -> Folding:
 class _Folder:
     """Leaders found so far. Each stage looks at the ops that still stand for themselves, in program order."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, op_marks: Marks, value_marks: Marks) -> None:
+        self.graph, self.op_marks = graph, op_marks
         self.readers = [
             [(op, _like_first(graph.ops[op].operand_dims, position)) for op, position in readers]
             for readers in graph.consumers
         ]
-        self.types = _numbered(_type(value) for value in graph.values)
-        self.read_types = _numbered(_type(replace(value, partial=False)) for value in graph.values)
+        marks = [value_marks.get(value.index) for value in graph.values]
+        self.types = _numbered(zip(map(_type, graph.values), marks, strict=True))
+        read = (_type(replace(value, partial=False)) for value in graph.values)
+        self.read_types = _numbered(zip(read, marks, strict=True))
         self.codes = np.array(_numbered(self.likeness(op) for op in graph.ops), dtype=np.int64)
         self.leaders = list(range(len(graph.ops)))
         self.value_leaders = list(range(len(graph.values)))
@@ -78,7 +89,7 @@ class _Folder:
         operands = tuple(self.read_types[v] for v in op.operands)
         results = tuple(self.types[v] for v in op.results)
         rule = (op.factors, op.operand_dims, op.result_dims, op.linear)
-        return (op.primitive, op.kind, op.trips, operands, results, rule)
+        return (op.primitive, op.kind, op.trips, operands, results, rule, self.op_marks.get(op.index))
 
     def stage(self) -> bool:
         """Fold the runs among the leaders; False when nothing was folded."""

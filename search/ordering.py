@@ -11,7 +11,7 @@ collective-permute of the local tensor.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,20 @@ class _Place:
 
 
 _Orders = dict[_Place, Axes]
+
+
+def orders_of(problem: Problem, specs: Mapping[int, Spec]) -> dict[tuple[int, int], Axes]:
+    """Write the specs of anchored values as orders that a problem can fix."""
+    fixed: dict[tuple[int, int], Axes] = {}
+    for value, spec in specs.items():
+        if value not in problem.value_variable:
+            continue
+        tied = problem.classes.get(value)
+        for dim, axes in enumerate(spec):
+            if len(axes) > 1:
+                part = dim if tied is None else tied.dims[value].index(dim)
+                fixed[problem.value_variable[value], part] = axes
+    return fixed
 
 
 class Orders:
@@ -113,11 +127,7 @@ class Orders:
 
     def _choose(self) -> None:
         network = Network()
-        fixed = self._fixed()
-        domains = {
-            place: [fixed[place]] if place in fixed else list(itertools.permutations(self._axes_at(place)))
-            for place in self._crowded()
-        }
+        domains = {place: self._possible(place) for place in self._crowded()}
         numbers = {place: network.add_variable(len(orders), str(place)) for place, orders in domains.items()}
         for edge in self._problem.edges:
             for places, cost in self._mismatches(edge, domains):
@@ -131,6 +141,11 @@ class Orders:
             labels = dict(zip(domains, solution.labels, strict=True))
             self._chosen = {place: orders[labels[place]] for place, orders in domains.items()}
 
+    def _possible(self, place: _Place) -> list[Axes]:
+        """The orders that the axes at a place may have: one where the user fixed it."""
+        fixed = self._problem.orders.get((place.variable, place.part))
+        return list(itertools.permutations(self._axes_at(place))) if fixed is None else [fixed]
+
     def _crowded(self) -> list[_Place]:
         """The places with two or more axes."""
         found = []
@@ -138,15 +153,6 @@ class Orders:
             parts, counts = np.unique(variable.codes[self._labels[number]], return_counts=True)
             found += [_Place(number, int(part)) for part in parts[(parts >= 0) & (counts > 1)]]
         return found
-
-    def _fixed(self) -> _Orders:
-        """The orders that were fixed before the search, where the plan has their axes."""
-        fixed: _Orders = {}
-        for value, spec in self._problem.orders.items():
-            if value in self._problem.value_variable:
-                for places, axes in zip(self._value_places(value), spec, strict=True):
-                    fixed |= {place: axes for place in places if set(self._axes_at(place)) == set(axes)}
-        return fixed
 
     def _mismatches(
         self, edge: Edge, domains: dict[_Place, list[Axes]]

@@ -6,13 +6,16 @@ infinity, so that every solver keeps to it and bounds and runners-up are those o
 values and copies share a variable (`autoshard.search.folding`), hence a pin on one holds for all of them.
 
 In an operand an axis that the pin does not name is replicated.  In the result of an op it may also be left
-open (unreduced): over what the op sums is decided by its operands.
+open (unreduced): over what the op sums is decided by its operands.  A pin may leave dims *loose*: the axes
+that it does not name may shard these, and no others.  It may also give the *order* of the axes within a dim,
+which is else chosen later (`autoshard.search.ordering`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ import numpy.typing as npt
 from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts, shard_counts
 from autoshard.cost.torus import TorusMesh
 from autoshard.search.candidates import operand_layouts, result_layouts
+from autoshard.search.conflict import conflict
 from autoshard.search.errors import NoSolutionError, PinError
 from autoshard.search.network import BoolArray
 from autoshard.search.problem import Problem
@@ -27,6 +31,8 @@ from autoshard.search.reduction import reduce
 
 Wanted = tuple[int, ...]
 """A layout [A]: for each mesh axis the tensor dim that it shards, or `REPLICATED`."""
+Order = tuple[tuple[int, ...], ...]
+"""For each tensor dim the mesh axes that shard it, major first."""
 
 _MOST_SHOWN = 6
 
@@ -39,13 +45,15 @@ class ValuePin:
         value: Index in `Graph.values`.
         layout: [A] its layout.
         text: The pin as the user wrote it, for messages.
-        order: The axes of each dim, major first, where their order is fixed as well.
+        loose: Dims that axes which `layout` leaves replicated may shard.
+        order: The axes of each dim, major first; empty leaves their order to the search.
     """
 
     value: int
     layout: Wanted
     text: str
-    order: tuple[tuple[int, ...], ...] | None = None
+    loose: tuple[int, ...] = ()
+    order: Order = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +65,16 @@ class OpPin:
         operands: [A] the layout of each operand; operands at the end may be left out.
         result: [A] the layout of the first result.
         text: The pin as the user wrote it, for messages.
+        loose: Dims of the result that axes which `result` leaves replicated may shard.
+        order: The axes of each dim of the result, major first; empty leaves their order to the search.
     """
 
     op: int
     operands: tuple[Wanted | None, ...]
     result: Wanted | None
     text: str
+    loose: tuple[int, ...] = ()
+    order: Order = ()
 
 
 Pin = ValuePin | OpPin
@@ -76,17 +88,36 @@ def pinned(problem: Problem, pins: Sequence[Pin]) -> Problem:
     """
     if not pins:
         return problem
-    masks = _Masks(problem)
-    for pin in pins:
-        masks.add(pin)
+    masks = _masked(problem, pins)
     network = problem.network.restricted(masks.allowed)
     try:
         reduce(network)
     except NoSolutionError as error:
-        texts = ", ".join(f"`{text}`" for text in dict.fromkeys(pin.text for pin in pins))
+        clash = conflict(pins, lambda chosen: _can_hold(problem, chosen))
+        texts = ", ".join(f"`{text}`" for text in dict.fromkeys(pin.text for pin in clash))
         raise PinError(f"no plan has all of the layouts {texts}: {error}") from error
-    orders = {pin.value: pin.order for pin in pins if isinstance(pin, ValuePin) and pin.order is not None}
-    return replace(problem, network=network, orders=problem.orders | orders)
+    ops = frozenset(problem.folding.op_leader[pin.op] for pin in pins if _pins_result(pin))
+    return replace(problem, network=network, orders=masks.orders, pinned_ops=ops)
+
+
+def _pins_result(pin: Pin) -> TypeGuard[OpPin]:
+    return isinstance(pin, OpPin) and pin.result is not None
+
+
+def _masked(problem: Problem, pins: Sequence[Pin]) -> _Masks:
+    masks = _Masks(problem)
+    for pin in pins:
+        masks.add(pin)
+    return masks
+
+
+def _can_hold(problem: Problem, pins: Sequence[Pin]) -> bool:
+    """Whether some assignment of finite cost keeps to all pins."""
+    try:
+        reduce(problem.network.restricted(_masked(problem, pins).allowed))
+    except NoSolutionError:
+        return False
+    return True
 
 
 @dataclass(slots=True)
@@ -96,6 +127,7 @@ class _Masks:
     problem: Problem
     allowed: dict[int, BoolArray] = field(default_factory=dict)
     texts: dict[int, list[str]] = field(default_factory=dict)
+    orders: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, pin: Pin) -> None:
         """Allow only what a pin allows."""
@@ -104,7 +136,7 @@ class _Masks:
             return
         variable, mask = found
         both = mask & self.allowed.get(variable, np.ones_like(mask))
-        if not both.any():
+        if not both.any() or not self.orders_agree(pin, variable):
             others = ", ".join(f"`{text}`" for text in dict.fromkeys(self.texts[variable]))
             raise PinError(
                 f"`{pin.text}` contradicts {others}: they pin the same layout (tied arrays and copies of a "
@@ -112,6 +144,32 @@ class _Masks:
             )
         self.allowed[variable] = both
         self.texts.setdefault(variable, []).append(pin.text)
+
+    def orders_agree(self, pin: Pin, variable: int) -> bool:
+        """Fix the order of the axes within dims; whether no other pin has fixed another."""
+        sizes = self.problem.mesh.shape
+        for dim, axes in enumerate(pin.order):
+            several = tuple(axis for axis in axes if sizes[axis] > 1)
+            if len(several) > 1:
+                place = (variable, self.part(pin, dim))
+                if self.orders.setdefault(place, several) != several:
+                    return False
+        return True
+
+    def part(self, pin: Pin, dim: int) -> int:
+        """What of a variable shards a dim of the pinned tensor: a factor, or a canonical dim."""
+        problem = self.problem
+        if isinstance(pin, ValuePin):
+            tied = problem.classes.get(pin.value)
+            return dim if tied is None else tied.dims[pin.value].index(dim)
+        op = problem.graph.ops[problem.folding.op_leader[pin.op]]
+        factors = op.result_dims[0][dim]
+        if len(factors) != 1:
+            raise PinError(
+                f"`{pin.text}` cannot give the order of axes in dim {dim} of what `{op.name}` makes, which "
+                "merges several dims; leave the order to the search"
+            )
+        return factors[0]
 
     def of_value(self, pin: ValuePin) -> tuple[int, BoolArray] | None:
         """The variable of a value and its allowed labels; None where there is nothing to decide."""
@@ -126,7 +184,7 @@ class _Masks:
         name = f"`{value.name}`" if value.name else "the array"
         layouts = problem.layouts(pin.value)
         return problem.value_variable[pin.value], self.matching(
-            pin.text, name, pin.value, layouts, pin.layout
+            pin.text, name, pin.value, layouts, pin.layout, pin.loose
         )
 
     def of_op(self, pin: OpPin) -> tuple[int, BoolArray]:
@@ -147,7 +205,7 @@ class _Masks:
             layouts = result_layouts(op, codes, 0)
             layouts = np.where(layouts == UNREDUCED, np.int8(REPLICATED), layouts)
             what = f"the result of `{op.name}`"
-            mask &= self.matching(pin.text, what, op.results[0], layouts, pin.result)
+            mask &= self.matching(pin.text, what, op.results[0], layouts, pin.result, pin.loose)
         if not mask.any():
             raise PinError(
                 f"`{pin.text}`: no way to split `{op.name}` ({op.equation}) has all of these layouts at "
@@ -156,11 +214,21 @@ class _Masks:
             )
         return variable, mask
 
-    def matching(self, text: str, what: str, value: int, layouts: Layouts, wanted: Wanted) -> BoolArray:
-        """[K] which of a tensor's layouts are the wanted one; an error where none is."""
+    def matching(
+        self,
+        text: str,
+        what: str,
+        value: int,
+        layouts: Layouts,
+        wanted: Wanted,
+        loose: tuple[int, ...] = (),
+    ) -> BoolArray:
+        """[K] which of a tensor's layouts are the wanted one, or one of them; an error where none is."""
         mesh, shape = self.problem.mesh, self.problem.graph.values[value].shape
         asked = _effective(wanted, mesh)
-        mask: BoolArray = (layouts == asked).all(axis=1)
+        same = layouts == asked
+        same |= (asked == REPLICATED) & np.isin(layouts, loose)
+        mask: BoolArray = same.all(axis=1)
         if mask.any():
             return mask
         counts = shard_counts(asked[None], len(shape), mesh)[0]

@@ -19,7 +19,7 @@ from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.candidates import factor_shards
 from autoshard.search.diversity import HEAVY, distinct_solutions, heavy_einsums
-from autoshard.search.errors import SearchError
+from autoshard.search.errors import NotWorthError, SearchError
 from autoshard.search.followers import Followers, fold_followers
 from autoshard.search.memory import MemoryModel, Peak
 from autoshard.search.network import Network
@@ -74,6 +74,7 @@ def search_plans(
     top_k: int = 1,
     gap: float = DEFAULT_GAP,
     time_limit_seconds: float | None = None,
+    worth_seconds: float = float("inf"),
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Find the best plans that fit.
@@ -84,10 +85,13 @@ def search_plans(
         top_k: Number of distinct plans wanted.
         gap: Relative distance to the optimum that is good enough.
         time_limit_seconds: Limit of each solve; then the best found and its bound.
+        worth_seconds: Step time above which plans are of no use: the search ends as soon as it is proven that
+            all are slower.
         on_step: Told in words what is being done.
 
     Raises:
         BudgetError: No plan fits; carries the least use and the limit.
+        NotWorthError: All plans take longer than `worth_seconds`.
     """
     memory, followers = MemoryModel(problem), fold_followers(problem)
     rows: list[BudgetRow] = []
@@ -96,6 +100,9 @@ def search_plans(
         best = solve_with_budgets(
             followers.network, rows, limits, gap=gap, time_limit_seconds=time_limit_seconds
         )
+        bound_seconds = max(0.0, best.bound - most_rest_seconds(problem, limit_bytes))
+        if bound_seconds > worth_seconds:
+            raise NotWorthError(bound_seconds, worth_seconds)
         labels = followers.expand(best.labels)
         peak = memory.peak(labels)
         on_step(f"{best.value * 1e3:.4g} ms, {peak.nbytes / 2**30:.2f} GiB per chip")
@@ -113,7 +120,6 @@ def search_plans(
     networks = _priced_networks(followers.network, rows, best.prices)
     others = _runners_up(problem, followers, networks, memory, first, limit_bytes, top_k - 1)
     candidates = sorted((first, *others), key=lambda candidate: candidate.seconds)
-    bound_seconds = max(0.0, best.bound - most_rest_seconds(problem, limit_bytes))
     return Outcome(tuple(candidates), min(bound_seconds, candidates[0].seconds), best.method)
 
 

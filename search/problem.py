@@ -13,7 +13,7 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -115,7 +115,9 @@ class Problem:
         op_variable: The variable of each op that has one, copies included.
         value_variable: The variable of each anchored value, copies included.
         classes: Tied values.
-        orders: By anchored value the mesh axes of each dim, major first, where the user fixed that order too.
+        orders: By variable and part of it (a factor of an op, a canonical dim of a value) the axes there,
+            major first, where the user fixed their order.
+        pinned_ops: Ops, by leader, whose result the user pinned.
     """
 
     graph: Graph
@@ -128,7 +130,8 @@ class Problem:
     op_variable: dict[int, int]
     value_variable: dict[int, int]
     classes: dict[int, TieClass]
-    orders: dict[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    orders: Mapping[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+    pinned_ops: frozenset[int] = frozenset()
 
     def rest_seconds(self, labels: Sequence[int]) -> float:
         """The part of a plan's network value that is only the tie-breaking price of memory at rest."""

@@ -51,7 +51,7 @@ def laid_out(sizes: Mapping[str, int], slice_: Slice) -> tuple[MeshAxis, ...]:
     if prod(sizes.values()) != slice_.n_chips:
         raise OptionError(
             f"the mesh {mesh} has {prod(sizes.values())} chips, and {slice_.name} has {slice_.n_chips}: "
-            "audit for a slice of as many chips, or change the mesh"
+            "take a slice of as many chips, or change the mesh"
         )
     dims = range(len(slice_.topology))
     layouts = [_factors(sizes, [*_slices(slice_), *_dims(order, slice_)]) for order in permutations(dims)]

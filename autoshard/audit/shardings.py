@@ -31,7 +31,11 @@ class Authored:
 
 
 def authored_shardings(traced: Traced, leaves: Iterable[Any]) -> Authored:
-    """Return the shardings of a traced function, given the leaves of its abstract arguments."""
+    """Return the shardings of a traced function, given the leaves of its abstract arguments.
+
+    Raises:
+        OptionError: an argument is sharded in another way than the `jax.jit` that takes it says.
+    """
     jaxpr = traced.closed.jaxpr
     calls = [eqn for eqn in jaxpr.eqns if eqn.primitive.name in _CALLS]
     into = {var: s for eqn in calls for var, s in _pairs(eqn.invars, eqn.params.get("in_shardings"))}
@@ -40,10 +44,38 @@ def authored_shardings(traced: Traced, leaves: Iterable[Any]) -> Authored:
     own = [_sharding(getattr(leaf, "sharding", None)) for leaf in leaves]
     return Authored(
         traced=traced,
-        arguments=tuple(s or into.get(var) for s, var in zip(own, jaxpr.invars, strict=True)),
+        arguments=tuple(
+            _agreed(name, s, into.get(var))
+            for name, s, var in zip(traced.argument_names, own, jaxpr.invars, strict=True)
+        ),
         results=tuple(None if isinstance(var, Literal) else out.get(var) for var in jaxpr.outvars),
         donated=tuple(i for i, var in enumerate(jaxpr.invars) if i in traced.donated or var in given),
     )
+
+
+def _agreed(name: str, own: NamedSharding | None, told: Sharding | None) -> Sharding | None:
+    """The sharding of an argument, from itself and from the `jax.jit` that takes it."""
+    if own is None or not isinstance(told, NamedSharding):
+        return own or told
+    if _normal(own) != _normal(told):
+        raise OptionError(
+            f"the argument `{name}` is sharded {own.spec} over {_mesh_text(own)}, and the jax.jit that takes "
+            f"it says {told.spec} over {_mesh_text(told)}: give it one sharding"
+        )
+    return own
+
+
+def _normal(sharding: NamedSharding) -> object:
+    """Mesh and axes of each dim, without whole dims at the end: equal for equal shardings."""
+    dims = [entry if isinstance(entry, tuple) else (entry,) for entry in sharding.spec]
+    dims = [() if dim == (None,) else dim for dim in dims]
+    while dims and not dims[-1]:
+        dims.pop()
+    return tuple(sharding.mesh.shape.items()), dims
+
+
+def _mesh_text(sharding: NamedSharding) -> str:
+    return " ".join(f"{name}={size}" for name, size in sharding.mesh.shape.items())
 
 
 def _pairs(variables: Iterable[Any], shardings: Any) -> Iterator[tuple[Any, Sharding]]:

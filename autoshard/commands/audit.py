@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoshard.commands.command import DIFFERENT, OK, Command, add_format
+from autoshard.commands.virtual_devices import give_devices
 from autoshard.errors import OptionError
 from autoshard.plan import load_plan
 from autoshard.progress import Progress
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from autoshard.audit.records import Audit
 
 DEFAULT_THRESHOLD = 0.05
-_HOST_DEVICES = "--xla_force_host_platform_device_count"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,20 +81,17 @@ def _with_plan(arguments: argparse.Namespace, progress: Progress) -> Audit:
             f"make a plan with `autoshard tune {text} --slice SLICE -o PLAN`"
         )
     plan = load_plan(text)
+    if plan.kept:
+        give_devices(plan.slice)
     from autoshard.audit.planned import audit_plan
 
     return audit_plan(plan, progress.stage)
 
 
 def _without(arguments: argparse.Namespace, progress: Progress) -> Audit:
-    from autoshard.cost.slices import parse_slice
-
     if Path(arguments.plan).exists() or arguments.plan.endswith(".json"):
         raise OptionError(f"--slice goes with a function: the plan `{arguments.plan}` is for a slice already")
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _HOST_DEVICES not in flags:  # a model's own mesh wants as many devices as the slice has
-        n_chips = parse_slice(arguments.slice).n_chips
-        os.environ["XLA_FLAGS"] = f"{flags} {_HOST_DEVICES}={n_chips}".strip()
+    give_devices(arguments.slice)
     from autoshard.audit.authored import audit_authored
     from autoshard.audit.meshes import parse_mesh
 

@@ -7,8 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from autoshard.commands.command import DIFFERENT, ERROR, OK, Command, add_format
+from autoshard.commands.virtual_devices import give_devices
 from autoshard.errors import AutoshardError
 from autoshard.plan import load_plan
 
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a verdict per plan; the exit code is that of the worst."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tracing needs no accelerator, and must not hold one
+    _give_devices(arguments.plans)
     verdicts = [_check(path) for path in arguments.plans]
     if arguments.format == "json":
         print(json.dumps([verdict for verdict, _ in verdicts], indent=2, ensure_ascii=False))
@@ -29,6 +32,18 @@ def run(arguments: argparse.Namespace) -> int:
         for verdict, _ in verdicts:
             _print(verdict)
     return max(code for _, code in verdicts)
+
+
+def _give_devices(paths: Sequence[str]) -> None:
+    """Have as many devices as the largest plan wants that keeps shardings: its model may build their mesh."""
+    kept: dict[int, str] = {}
+    for path in paths:
+        with suppress(AutoshardError):  # told when it is checked
+            plan = load_plan(path)
+            if plan.kept:
+                kept[plan.n_chips] = plan.slice
+    if kept:
+        give_devices(kept[max(kept)])
 
 
 def _check(path: str) -> tuple[dict[str, object], int]:

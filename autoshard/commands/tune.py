@@ -7,6 +7,7 @@ import os
 
 from autoshard.commands import tune_phases
 from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
+from autoshard.commands.virtual_devices import give_devices
 from autoshard.explain import explain
 from autoshard.explain_text import to_text
 from autoshard.plan_file import check_writable
@@ -68,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "'einsum:layers/w_up=;;x | x;y,z -> *'",
     )
     parser.add_argument(
+        "--shardings",
+        choices=("free", "keep"),
+        default="free",
+        help="shardings of the model, those of its abstract arguments and its sharding constraints: the plan "
+        "decides instead (default), or keeps them, on their own mesh, and decides the rest",
+    )
+    parser.add_argument(
         "--profile",
         metavar="FILE",
         help="chip profile that `autoshard calibrate` wrote (default: $AUTOSHARD_PROFILE, or none)",
@@ -76,7 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--storage",
         metavar="URL",
         default=os.environ.get("OPTUNA_STORAGE"),
-        help="where trials are kept, so that a run resumes: sqlite:///tune.db (default: $OPTUNA_STORAGE)",
+        help="where trials are kept, so that a run resumes and several share the work: sqlite:///tune.db, "
+        "journal:///tune.log, postgresql+psycopg://user@host/db (default: $OPTUNA_STORAGE)",
     )
     parser.add_argument(
         "--time-limit",
@@ -125,6 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
         _check_traceable(arguments)
     if arguments.slice != _LOCAL:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # this process plans; only its children need devices
+        if arguments.shardings == "keep":
+            give_devices(arguments.slice)
     progress = Progress(quiet=arguments.quiet)
     try:
         result = _tune(arguments, progress)
@@ -159,6 +170,7 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         profile=arguments.profile,
         compile_options=arguments.compile_options,
         option_trials=arguments.option_trials,
+        shardings=arguments.shardings,
         progress=progress,
     )
 

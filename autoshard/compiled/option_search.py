@@ -6,8 +6,10 @@ go from the sure to the unsure: the default options, each choice changed alone, 
 helped alone, and from there on what a tree-structured Parzen estimator proposes, two at a time.
 As the default options are among them, the result is never worse than they are.
 
-What a trial compiles depends on the seed and on the trials before it, not on who compiles how many at once.
-With a storage URL a killed search goes on where it stopped.
+What a trial compiles depends on the seed and on the trials before it, not on who compiles how many at once:
+a search goes through its trials in order, and asks the storage for a verdict before it compiles. So a killed
+search goes on where it stopped, and processes that share a storage end with the same options as one alone.
+They share the work: a trial that another process has begun is left for last, since that one may have died.
 
 Source of the estimator: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011.
 """
@@ -15,14 +17,13 @@ Source of the estimator: Bergstra et al., Algorithms for Hyper-Parameter Optimiz
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import TrialState, create_trial
 
 from autoshard.compiled.options import OptionChoice, options_of
+from autoshard.compiled.verdict_study import Values, Verdict, VerdictStudy
 from autoshard.studies import open_study
 
 _TOGETHER = 2
@@ -30,18 +31,6 @@ _CANDIDATES = 2
 """Values of a choice among which the estimator takes the likelier: with more it proposes the same always."""
 _PROPOSALS = 64
 """Proposals in a row that were all judged before, after which the search is over."""
-_REASON = "reason"
-
-Values = tuple[str | None, ...]
-"""One value for each choice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the compiler says of some options: the estimated step time, or why there is none."""
-
-    seconds: float | None
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +54,7 @@ def search_options(
     trials: int,
     seed: int = 0,
     storage: str | None = None,
+    at_once: int | None = None,
 ) -> OptionTrial:
     """Return the fastest trial; among equals the one with the fewest changes.
 
@@ -73,45 +63,52 @@ def search_options(
         default: The verdict on the default options, which are the first trial and have a step time.
         judge: Judges the others.
         study_name: Names the study in the storage; it must tell apart what compiles to other times.
-        trials: Most trials, the default one and those already in the storage included.
+        trials: Most trials, the default one included, whether judged here or already in the storage.
         seed: Of the proposals.
-        storage: Optuna storage URL, None for memory.
+        storage: Storage URL (`autoshard.studies`), None for memory.
+        at_once: Most trials that are begun at once, so that other processes find some to do; None begins all
+            that can be.
 
     Raises:
         AutoshardError: The storage cannot be opened.
     """
-    search = _Search(choices, judge, open_study(study_name, storage), trials, seed)
+    stored = VerdictStudy(open_study(study_name, storage), choices)
+    search = _Search(choices, judge, stored, trials, seed, at_once)
     search.run(default)
     return search.best()
 
 
 class _Search:
+    """One search.
+
+    `stored` is what all processes know, in any order; `known` and `past` are what this search has gone
+    through, in the order of its trials.
+    """
+
     def __init__(
-        self, choices: Sequence[OptionChoice], judge: Judge, study: optuna.Study, trials: int, seed: int
+        self,
+        choices: Sequence[OptionChoice],
+        judge: Judge,
+        stored: VerdictStudy,
+        trials: int,
+        seed: int,
+        at_once: int | None,
     ) -> None:
-        self.choices, self.judge, self.study = choices, judge, study
-        self.trials, self.seed = trials, seed
+        self.choices, self.judge, self.stored = choices, judge, stored
+        self.trials, self.seed, self.at_once = trials, seed, at_once
+        self.known: dict[Values, float | None] = {}
+        self.past = VerdictStudy(open_study("past", None), choices)
         self.default: Values = tuple(choice.values[0] for choice in choices)
-        self.distributions: dict[str, BaseDistribution] = {
-            choice.name: CategoricalDistribution(choice.values) for choice in choices
-        }
 
     def run(self, default: Verdict) -> None:
         """Judge as many options as there are trials."""
-        if self.default not in self.known():
-            self.record(self.default, default)
+        if self.default not in self.stored.verdicts():
+            self.stored.add(self.default, default)
+        self.take(self.default, default)
         self.judge_new(self.changed_alone())
         self.judge_new([self.helpful_together()])
         while self.judge_proposed():
             pass
-
-    def known(self) -> dict[Values, float | None]:
-        """The step time of what was judged, None where a trial was pruned; in the order of the trials."""
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return {self.values_of(trial.params): trial.value for trial in done}
-
-    def values_of(self, params: dict[str, str | None]) -> Values:
-        return tuple(params[choice.name] for choice in self.choices)
 
     def changes(self, values: Values) -> int:
         """How many choices are not the default one."""
@@ -121,7 +118,7 @@ class _Search:
         """The fastest that was judged; the default one where nothing is faster."""
         timed = [
             (seconds, self.changes(values), number, values)
-            for number, (values, seconds) in enumerate(self.known().items(), 1)
+            for number, (values, seconds) in enumerate(self.known.items(), 1)
             if seconds is not None
         ]
         _, _, number, values = min(timed, key=lambda each: each[:3])
@@ -137,10 +134,9 @@ class _Search:
 
     def helpful_together(self) -> Values:
         """Every choice at the value that is fastest alone."""
-        known = self.known()
 
         def seconds(values: Values) -> float:
-            found = known.get(values)
+            found = self.known.get(values)
             return float("inf") if found is None else found
 
         together = list(self.default)
@@ -151,75 +147,71 @@ class _Search:
 
     def judge_new(self, wanted: Sequence[Values]) -> None:
         """Judge those that were not judged before, as many as there are trials left."""
-        known = self.known()
-        new = [values for values in wanted if values not in known][: max(self.trials - len(known), 0)]
+        new = [values for values in wanted if values not in self.known]
+        new = new[: max(self.trials - len(self.known), 0)]
         self.judge_these(new, [None] * len(new))
 
     def judge_proposed(self) -> bool:
         """Judge what the estimator proposes next; False where there is no trial left, or nothing new."""
-        known = set(self.known())
         proposals: dict[Values, optuna.Trial] = {}
-        for _ in range(min(_TOGETHER, self.trials - len(known))):
-            proposed = self.propose(known | set(proposals))
-            if proposed is not None:
-                proposals[self.values_of(proposed.params)] = proposed
+        for _ in range(min(_TOGETHER, self.trials - len(self.known))):
+            found = self.propose({*self.known, *proposals})
+            if found is not None:
+                proposals[found[0]] = found[1]
         self.judge_these(list(proposals), list(proposals.values()))
         return bool(proposals)
 
-    def propose(self, known: set[Values]) -> optuna.Trial | None:
+    def propose(self, known: set[Values]) -> tuple[Values, optuna.Trial] | None:
         """The estimator's next proposal that is not known; None where it has nothing new."""
         for attempt in range(_PROPOSALS):
             seed = random.Random(f"{self.seed} {len(known)} {attempt}").getrandbits(32)
-            self.study.sampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=1, n_ei_candidates=_CANDIDATES
-            )
-            trial = self.study.ask(self.distributions)
-            if self.values_of(trial.params) not in known:
-                return trial
-            self.study.tell(trial, state=TrialState.FAIL)
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, n_ei_candidates=_CANDIDATES)
+            values, trial = self.past.propose(sampler)
+            if values not in known:
+                return values, trial
+            self.past.drop(trial)
         return None
 
     def judge_these(self, all_values: Sequence[Values], asked: Sequence[optuna.Trial | None]) -> None:
-        """Judge some options; what is known when Ctrl-C or an error ends it is kept.
+        """Judge some options.
 
-        Verdicts are recorded in the order of the trials, so that what follows from them is always the same.
+        Verdicts are taken in the order of the trials, so that what follows from them is always the same.
         """
-        if not all_values:
-            return
-        first = len(self.known()) + 1
-        numbered = [
-            OptionTrial(first + place, options_of(self.choices, values))
-            for place, values in enumerate(all_values)
-        ]
-        verdicts: dict[int, Verdict] = {}
+        first = len(self.known) + 1
+        numbers = {values: first + place for place, values in enumerate(all_values)}
+        verdicts = self.stored.verdicts()
+        while missing := [values for values in all_values if values not in verdicts]:
+            begun = self.stored.begun()
+            chosen = [values for values in missing if values not in begun] or missing
+            chosen = chosen[: self.at_once]
+            answered = self.judge_batch(chosen, numbers)
+            unanswered = {values: Verdict(None, "not judged") for values in chosen}
+            verdicts = {**verdicts, **unanswered, **self.stored.verdicts(), **answered}
+        for values, trial in zip(all_values, asked, strict=True):
+            self.take(values, verdicts[values], trial)
+
+    def judge_batch(self, chosen: Sequence[Values], numbers: Mapping[Values, int]) -> dict[Values, Verdict]:
+        """Judge some options here; verdicts are kept as they are known, whatever ends it."""
+        begun = [self.stored.begin(values) for values in chosen]
+        verdicts: dict[Values, Verdict] = {}
+
+        def keep(index: int, verdict: Verdict) -> None:
+            if chosen[index] not in verdicts:
+                verdicts[chosen[index]] = verdict
+                self.stored.settle(begun[index], verdict)
+
         try:
-            self.judge(numbered, verdicts.__setitem__)
+            self.judge([OptionTrial(numbers[v], options_of(self.choices, v)) for v in chosen], keep)
         finally:
-            for place, (values, trial) in enumerate(zip(all_values, asked, strict=True)):
-                self.settle(values, trial, verdicts.get(place))
+            for values, trial in zip(chosen, begun, strict=True):
+                if values not in verdicts:
+                    self.stored.drop(trial)
+        return verdicts
 
-    def settle(self, values: Values, trial: optuna.Trial | None, verdict: Verdict | None) -> None:
-        """Record a verdict; without one the trial has failed, and will be tried again."""
-        if verdict is not None:
-            self.record(values, verdict, trial)
-        elif trial is not None:
-            self.study.tell(trial, state=TrialState.FAIL)
-
-    def record(self, values: Values, verdict: Verdict, trial: optuna.Trial | None = None) -> None:
-        """Keep a verdict in the study."""
-        state = TrialState.PRUNED if verdict.seconds is None else TrialState.COMPLETE
-        if trial is not None:
-            if verdict.reason:
-                trial.set_user_attr(_REASON, verdict.reason)
-            self.study.tell(trial, verdict.seconds, state=state)
-            return
-        names = [choice.name for choice in self.choices]
-        self.study.add_trial(
-            create_trial(
-                state=state,
-                value=verdict.seconds,
-                params=dict(zip(names, values, strict=True)),
-                distributions=self.distributions,
-                user_attrs={_REASON: verdict.reason} if verdict.reason else {},
-            )
-        )
+    def take(self, values: Values, verdict: Verdict, asked: optuna.Trial | None = None) -> None:
+        """Go on with a verdict."""
+        self.known[values] = verdict.seconds
+        if asked is None:
+            self.past.add(values, verdict)
+        else:
+            self.past.settle(asked, verdict)

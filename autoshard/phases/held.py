@@ -17,7 +17,7 @@ from autoshard.phases.joint_search import Found, Links
 from autoshard.phases.phase import Phase
 from autoshard.pinning import RESULT
 from autoshard.search.joining import Joint, Shared
-from autoshard.search.ordering import Orders, Spec
+from autoshard.search.ordering import Orders, Spec, orders_of
 from autoshard.search.problem import Problem
 from autoshard.specs import format_spec
 
@@ -90,7 +90,10 @@ def _permute_seconds(joint: Joint, labels: Sequence[Sequence[int]], held: Held) 
     """Time of the permutes of all runs when the held specs' orders are kept."""
     phases = zip(joint.problems, labels, held, joint.runs, strict=True)
     return sum(
-        runs * Orders(replace(problem, orders=problem.orders | specs), own).permute_seconds
+        runs
+        * Orders(
+            replace(problem, orders={**problem.orders, **orders_of(problem, specs)}), own
+        ).permute_seconds
         for problem, own, specs, runs in phases
     )
 

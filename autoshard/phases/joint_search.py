@@ -80,7 +80,7 @@ class JointSearch:
         self.session.progress.stage("plan together, search meshes", total=min(len(meshes), options.trials))
         tried = best_meshes(
             meshes,
-            self.score,
+            lambda mesh, _: self.score(mesh),
             study_name=self.study_name(),
             trials=options.trials,
             storage=options.storage,

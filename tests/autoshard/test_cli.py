@@ -240,7 +240,7 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         *("--inputs", "palm.py:decode_inputs", "--refine", "compile", "--top-k", "3", "--mesh", "search"),
         *("--trials", "7", "--storage", "sqlite:///t.db", "--time-limit", "2.5", "--seed", "11", "--quiet"),
         *("--pin", "params/wi=x;y,z", "--pin", "einsum:wi=;;x | *"),
-        *("--compile-options", "search", "--option-trials", "5"),
+        *("--compile-options", "search", "--option-trials", "5", "--shardings", "keep"),
     ]
     assert main([*TUNE, *options]) == 0
     (call,) = tuned
@@ -260,6 +260,7 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         "pins": ["params/wi=x;y,z", "einsum:wi=;;x | *"],
         "compile_options": "search",
         "option_trials": 5,
+        "shardings": "keep",
         "profile": None,
     }
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna import get_all_study_names
+from optuna.trial import FrozenTrial, TrialState
 
 from autoshard.plan import load_plan
+from autoshard.studies import open_study, storage_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEYS = [
@@ -32,6 +35,7 @@ def mlp(x, up, down):
 def inputs():
     return tuple(jax.ShapeDtypeStruct(shape, "float32") for shape in ((64, 128), (128, 512), (512, 128)))
 """
+MESHES = {"x=8", "x0=2 x1=4", "x0=4 x1=2", "x0=2 x1=2 x2=2"}
 TUNE_MLP = ["tune", "mlp.py:mlp", "--inputs", "mlp.py:inputs", "--slice", "cpu:8"]
 
 
@@ -222,31 +226,58 @@ def undisturbed(folder: Path) -> bytes:
     return (folder / "undisturbed.json").read_bytes()
 
 
-def _search(storage: Path, plan: str) -> list[str]:
-    options = ["--refine", "none", "--mesh", "search", "--storage", f"sqlite:///{storage}"]
+STORAGES = ("sqlite", "journal")
+
+
+def _search(storage: str, plan: str) -> list[str]:
+    options = ["--refine", "none", "--mesh", "search", "--storage", storage]
     return [*TUNE_MLP, *options, *json_to(plan)]
 
 
+def _trials(storage: str) -> list[FrozenTrial]:
+    """All trials of the only study in a storage."""
+    kept = storage_of(storage)
+    assert kept is not None
+    (study,) = get_all_study_names(kept)
+    return open_study(study, storage).trials
+
+
+@pytest.mark.parametrize("kind", STORAGES)
 def test_a_killed_run_resumes_and_ends_with_the_same_plan(
-    undisturbed: bytes, folder: Path, tmp_path: Path
+    kind: str, undisturbed: bytes, folder: Path, tmp_path: Path
 ) -> None:
-    command = _search(tmp_path / "tune.db", "resumed.json")
+    storage = f"{kind}:///{tmp_path / 'tune'}"
+    plan = tmp_path / "resumed.json"
+    command = _search(storage, str(plan))
     killed = start(folder, *command)
     wait_for(killed, "search meshes 3/4")
     killed.send_signal(signal.SIGKILL)
     assert finish(killed).returncode == -signal.SIGKILL
-    assert not (folder / "resumed.json").exists()
+    assert not plan.exists()
+    finished = [trial for trial in _trials(storage) if trial.state.is_finished()]
+    assert len(finished) >= 2
 
     resumed = autoshard(folder, *command)
     assert resumed.returncode == 0, resumed.stderr
-    assert (folder / "resumed.json").read_bytes() == undisturbed
+    assert plan.read_bytes() == undisturbed
     assert "search meshes 1/4: x=8" not in resumed.stderr  # the killed run had finished that mesh
+    after = [trial for trial in _trials(storage) if trial.state.is_finished()]
+    assert after[: len(finished)] == finished
+    assert len({trial.params["mesh"] for trial in after}) == len(after) == 4  # none was tried twice
+
+    again = autoshard(folder, *command)
+    assert plan.read_bytes() == undisturbed
+    assert "search meshes" not in again.stderr.replace("search meshes\n", "")  # no trial was left
 
 
-def test_two_processes_share_one_study(undisturbed: bytes, folder: Path, tmp_path: Path) -> None:
-    plans = ["first.json", "second.json"]
-    processes = [start(folder, *_search(tmp_path / "tune.db", plan)) for plan in plans]
+@pytest.mark.parametrize("kind", STORAGES)
+def test_two_processes_share_one_study(kind: str, undisturbed: bytes, folder: Path, tmp_path: Path) -> None:
+    plans, storage = ["first.json", "second.json"], f"{kind}:///{tmp_path / 'tune'}"
+    processes = [start(folder, *_search(storage, plan)) for plan in plans]
     for process, plan in zip(processes, plans, strict=True):
         done = finish(process)
         assert done.returncode == 0, done.stderr
         assert (folder / plan).read_bytes() == undisturbed
+    states = [trial.state for trial in _trials(storage)]
+    assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {trial.params["mesh"] for trial in _trials(storage)} == MESHES

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -158,3 +159,63 @@ def test_two_pins_of_one_layout_are_named() -> None:
     wi = argument(problem, "wi")
     message = refused(problem, ValuePin(wi, (0,), "wi=y;"), ValuePin(wi, (1,), "w*=;y"))
     assert message.startswith("`w*=;y` contradicts `wi=y;`")
+
+
+def test_a_loose_dim_may_have_the_axes_that_are_not_named() -> None:
+    # x over dim 0; y may be anywhere but on dim 0.
+    problem = problem_of(feed_forward(512, 128, 512), "v5e:2x2")
+    value = argument(problem, "wi")
+    held = pinned(problem, [ValuePin(value, (0, NONE), "pin", loose=(1,))])
+    left = held.network.unary[held.value_variable[value]]
+    allowed = {
+        tuple(int(a) for a in held.layouts(value)[label])
+        for label in range(len(left))
+        if left[label] < math.inf
+    }
+    assert allowed == {(0, NONE), (0, 1)}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_order_of_the_axes_of_a_dim_can_be_fixed(order: tuple[int, int]) -> None:
+    problem = problem_of(feed_forward(512, 128, 512), "v5e:2x2")
+    value = argument(problem, "wi")
+    held = pinned(problem, [ValuePin(value, (1, 1), "pin", order=((), order))])
+    decisions = spell_out(held, search_plans(held, PLENTY).candidates[0].labels)
+    assert decisions.spec_of_value(value) == ((), order)
+
+
+def test_two_orders_of_one_dim_contradict_each_other() -> None:
+    problem = problem_of(feed_forward(512, 128, 512), "v5e:2x2")
+    value = argument(problem, "wi")
+    pins = [
+        ValuePin(value, (1, 1), text, order=((), order)) for text, order in (("a", (0, 1)), ("b", (1, 0)))
+    ]
+    with pytest.raises(PinError, match="`b` contradicts `a`"):
+        pinned(problem, pins)
+
+
+def test_of_many_pins_those_that_no_plan_has_together_are_named() -> None:
+    problem = problem_of(feed_forward(512, 128, 512))
+    wi, wo, x = (argument(problem, name) for name in ("wi", "wo", "x"))
+    first, second = (problem.value_variable[value] for value in (wi, wo))
+    network = problem.network.copy()
+    forbidden = [
+        [
+            math.inf if layout_is(problem, wi, i, (0,)) and layout_is(problem, wo, j, (1,)) else 0.0
+            for j in range(problem.network.size(second))
+        ]
+        for i in range(problem.network.size(first))
+    ]
+    network.add_pairwise(first, second, forbidden)
+    pins: list[Pin] = [
+        ValuePin(x, (0,), "x"),
+        ValuePin(wi, (0,), "wi"),
+        OpPin(0, (), None, "op"),
+        ValuePin(wo, (1,), "wo"),
+    ]
+    with pytest.raises(PinError, match="no plan has all of the layouts `wi`, `wo`: "):
+        pinned(replace(problem, network=network), pins)
+
+
+def layout_is(problem: Problem, value: int, label: int, layout: tuple[int, ...]) -> bool:
+    return tuple(int(entry) for entry in problem.layouts(value)[label]) == layout

@@ -14,7 +14,7 @@ from autoshard.cost.torus import TorusMesh
 from autoshard.search.building import build_problem
 from autoshard.search.decisions import spell_out
 from autoshard.search.diversity import heavy_einsums, kinds_of
-from autoshard.search.errors import BudgetError
+from autoshard.search.errors import BudgetError, NotWorthError
 from autoshard.search.graph import Graph
 from autoshard.search.memory import MemoryModel
 from autoshard.search.movements import COPY
@@ -114,6 +114,15 @@ def test_what_cannot_fit_is_an_error_with_the_least_use() -> None:
     with pytest.raises(BudgetError, match="least possible use") as raised:
         search_plans(problem, least - 1)
     assert raised.value.limit == least - 1
+
+
+def test_the_search_ends_where_the_bound_says_that_no_plan_is_worth_it() -> None:
+    problem = build_problem(feed_forward(), mesh_of("v5e:1x2"))
+    best = search_plans(problem, 1e9, gap=0.0)
+    assert search_plans(problem, 1e9, gap=0.0, worth_seconds=best.candidates[0].seconds) == best
+    with pytest.raises(NotWorthError) as caught:
+        search_plans(problem, 1e9, gap=0.0, worth_seconds=0.99 * best.bound_seconds)
+    assert caught.value.bound_seconds == best.bound_seconds
 
 
 def test_the_search_says_what_it_does() -> None:

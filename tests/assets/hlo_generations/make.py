@@ -95,7 +95,7 @@ def compiled_text(slice_name: str) -> str:
         return forward(weights, stream, axes)
 
     jitted = jax.jit(step, out_shardings=stream.sharding)
-    text = jitted.lower(weights, stream).compile(compiler_options=default_options(slice_)).as_text()
+    text = jitted.lower(weights, stream).compile(compiler_options={**default_options(slice_)}).as_text()
     return FOLDERS.sub(r'"\1"', str(text))
 
 

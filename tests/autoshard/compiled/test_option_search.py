@@ -1,6 +1,10 @@
 """The search for compiler options: its trials on made-up times, and whole runs with a stand-in compiler."""
 
 import io
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ import pytest
 
 import autoshard
 from autoshard import refinement, refining
-from autoshard.compiled.option_search import OptionTrial, Verdict, search_options
+from autoshard.compiled.option_search import OptionTrial, search_options
 from autoshard.compiled.options import (
     OptionChoice,
     default_options,
@@ -19,10 +23,12 @@ from autoshard.compiled.options import (
     options_of,
     searched_choices,
 )
+from autoshard.compiled.verdict_study import Verdict, VerdictStudy
 from autoshard.compiled.worker import CompileResult
 from autoshard.cost.slices import parse_slice
 from autoshard.errors import OptionError
 from autoshard.progress import Progress
+from autoshard.studies import open_study
 from autoshard.targets import Target
 from autoshard.topology import libtpu_available
 from autoshard.tune_options import Options
@@ -155,6 +161,88 @@ def test_a_stored_search_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> Non
     again, rest = search(storage=storage)
     assert (again, first + rest) == (best, asked)
     assert search(storage=storage) == (best, [])
+
+
+STORAGES = ("sqlite", "journal")
+
+
+def killed(storage: str, after: int) -> None:
+    """Search, and kill this process when so many options are judged."""
+    count = 0
+
+    def price_or_die(options: Mapping[str, str]) -> Verdict:
+        nonlocal count
+        count += 1
+        if count > after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return price(options)
+
+    search(price_or_die, storage=storage)
+
+
+@pytest.mark.parametrize(("after", "kind"), [(4, "sqlite"), (9, "journal")])
+def test_a_killed_search_keeps_what_is_judged(after: int, kind: str, tmp_path: Path) -> None:
+    """The default options and three that are changed alone; or those up to one of two that are proposed."""
+    storage = f"{kind}:///{tmp_path / 'tune'}"
+    process = multiprocessing.get_context("spawn").Process(target=killed, args=(storage, after))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    best, asked = search()
+    again, rest = search(storage=storage)
+    assert again == best
+    assert sorted(trial.number for trial in rest) == list(range(after + 1, 13))
+    assert all(trial in asked for trial in rest)
+    assert search(storage=storage) == (best, [])
+
+
+def searched(storage: str, barrier: Any, results: Any) -> None:
+    """Search with another process, both at once from the start on."""
+
+    def slowly(options: Mapping[str, str]) -> Verdict:
+        time.sleep(0.02)
+        return price(options)
+
+    barrier.wait(60)
+    best, asked = search(slowly, storage=storage, at_once=1)
+    results.put((best, len(asked)))
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_two_processes_share_the_work_and_end_as_one_alone(kind: str, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, results, storage = context.Barrier(2), context.Queue(), f"{kind}:///{tmp_path / 'tune'}"
+    both = [context.Process(target=searched, args=(storage, barrier, results)) for _ in range(2)]
+    for process in both:
+        process.start()
+    found = [results.get(timeout=60) for _ in both]
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+    alone, asked = search()
+    assert [best for best, _ in found] == [alone, alone]
+    assert sum(count for _, count in found) < 2 * len(asked)
+    assert search(storage=storage) == (alone, [])
+
+
+def test_what_another_has_begun_is_left_for_last(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'tune.db'}"
+    _, asked = search()
+    other = VerdictStudy(open_study("s", storage), CHOICES)
+    other.begin(("big", "never", "true", None))
+    _, rest = search(storage=storage, at_once=1)
+    assert [trial.number for trial in rest[:5]] == [3, 4, 5, 6, 2]
+    assert sorted(rest, key=lambda trial: trial.number) == asked
+
+
+def test_what_is_never_judged_ends_nothing() -> None:
+    def silent(trials: Sequence[OptionTrial], on_verdict: Callable[[int, Verdict], None]) -> None:
+        for index, trial in enumerate(trials):
+            if "memory" not in trial.options:
+                on_verdict(index, price(trial.options))
+
+    best = search_options(CHOICES, price(DEFAULT), silent, study_name="s", trials=12, at_once=2)
+    assert best.options == {"gathers": "true", "fused": "true"}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])

@@ -59,8 +59,8 @@ def test_the_best_of_several_meshes_is_taken_and_bounded_by_all() -> None:
 
 
 def test_after_ctrl_c_the_best_so_far_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def once(meshes: Sequence[TorusMesh], score: Callable[[TorusMesh], Any], **_: Any) -> None:
-        score(meshes[1])
+    def once(meshes: Sequence[TorusMesh], score: Callable[[TorusMesh, float], Any], **_: Any) -> None:
+        score(meshes[1], float("inf"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(joint_search, "best_meshes", once)
