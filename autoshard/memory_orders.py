@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", ArgumentRecord, ResultRecord)
 
+Orders = tuple[tuple[int, ...] | None, ...]
+"""For each array its dims from the outermost to the innermost; None leaves the order to the compiler."""
+
 _PLATFORM = "tpu"
 
 
@@ -46,6 +49,20 @@ def _text(order: Sequence[int], rank: int) -> str | None:
     if len(order) != rank or list(order) == list(range(rank)):
         return None
     return ",".join(map(str, order))
+
+
+def written_order(rank: int) -> str:
+    """Return the order in which dims are written, which a plan names only where it insists on it."""
+    return ",".join(map(str, range(rank)))
+
+
+def orders_in(arrays: Mapping[str, ArgumentRecord] | Mapping[str, ResultRecord]) -> Orders:
+    """Return the orders that a plan gives its arrays, in flat order; none for all where it gives none."""
+    orders = tuple(
+        None if record.order is None else parse_order(record.order, rank_of(record.type))
+        for record in arrays.values()
+    )
+    return orders if any(order is not None for order in orders) else ()
 
 
 def parse_order(text: str, rank: int) -> tuple[int, ...]:

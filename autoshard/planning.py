@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 
@@ -18,6 +18,7 @@ from autoshard.compiled.options import default_options
 from autoshard.cost.torus import TorusMesh
 from autoshard.cost_records import cost_record
 from autoshard.coverage import coverage_record
+from autoshard.memory_orders import written_order
 from autoshard.name_patterns import count_names, fold_names
 from autoshard.notation import einsum_layout
 from autoshard.plan import Plan
@@ -38,6 +39,7 @@ from autoshard.search.graph import Graph, OpKind
 from autoshard.search.ordering import Spec
 from autoshard.search.planner import Candidate, Outcome
 from autoshard.search.problem import Problem
+from autoshard.search.updates import written_along_shards
 from autoshard.specs import format_chain, format_spec, format_type
 from autoshard.trace import Traced
 
@@ -56,6 +58,7 @@ def make_plan(
     """Write one candidate as a plan; compiler and hardware tiers are added by the caller."""
     decisions = spell_out(problem, candidate.labels)
     mesh = problem.mesh
+    written = written_along_shards(problem, candidate.labels)
     return Plan(
         created_by=f"autoshard {autoshard.__version__}",
         function=FunctionRecord(
@@ -72,8 +75,8 @@ def make_plan(
         ),
         objective=objective,
         compiler_options=default_options(mesh.slice),
-        arguments=_arguments(traced, problem.graph, decisions),
-        results=_results(traced, problem.graph, decisions),
+        arguments=_arguments(traced, problem.graph, decisions, written),
+        results=_results(traced, problem.graph, decisions, written),
         einsums=_einsums(decisions),
         tensors=_tensors(decisions),
         predicted=_prediction(traced, problem, candidate, outcome, decisions),
@@ -101,13 +104,16 @@ def _chain(chain: Sequence[Spec], mesh: TorusMesh) -> str | None:
     )
 
 
-def _arguments(traced: Traced, graph: Graph, decisions: Decisions) -> dict[str, ArgumentRecord]:
+def _arguments(
+    traced: Traced, graph: Graph, decisions: Decisions, written: Collection[int]
+) -> dict[str, ArgumentRecord]:
     mesh, taken = decisions.problem.mesh, dict(graph.aliases)
     return {
         name: ArgumentRecord(
             type=format_type(aval.dtype, aval.shape),
             spec=_text(decisions.spec_of_value(_holder(graph, position, taken.get(position))), mesh),
             donated=position in traced.donated,
+            order=written_order(len(aval.shape)) if position in written else None,
         )
         for position, (name, aval) in enumerate(zip(traced.argument_names, traced.in_avals, strict=True))
     }
@@ -119,13 +125,19 @@ def _holder(graph: Graph, position: int, result: int | None) -> int:
     return graph.results[result] if graph.values[value].free and result is not None else value
 
 
-def _results(traced: Traced, graph: Graph, decisions: Decisions) -> dict[str, ResultRecord]:
+def _results(
+    traced: Traced, graph: Graph, decisions: Decisions, written: Collection[int]
+) -> dict[str, ResultRecord]:
     mesh = decisions.problem.mesh
+    kept = {result for argument, result in graph.aliases if argument in written}
+    rows = zip(traced.result_names, traced.out_avals, graph.results, strict=True)
     return {
         name: ResultRecord(
-            type=format_type(aval.dtype, aval.shape), spec=_text(decisions.spec_of_value(value), mesh)
+            type=format_type(aval.dtype, aval.shape),
+            spec=_text(decisions.spec_of_value(value), mesh),
+            order=written_order(len(aval.shape)) if position in kept else None,
         )
-        for name, aval, value in zip(traced.result_names, traced.out_avals, graph.results, strict=True)
+        for position, (name, aval, value) in enumerate(rows)
     }
 
 

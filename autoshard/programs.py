@@ -40,6 +40,9 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         result_paths: path of every flat result, for messages.
         enable_x64: whether the function was traced with 64-bit types.
         compiler_options: options of the TPU compiler that belong to it; elsewhere they do nothing.
+        argument_orders: memory order of every flat argument where it is given, for a compiler that chooses
+            the others; empty where none is.
+        result_orders: the same of the results.
     """
 
     serialised: bytes
@@ -50,6 +53,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     result_paths: tuple[str, ...]
     enable_x64: bool = False
     compiler_options: dict[str, str] = {}
+    argument_orders: tuple[tuple[int, ...] | None, ...] = ()
+    result_orders: tuple[tuple[int, ...] | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +164,9 @@ def load(program: Program, mesh: jax.sharding.Mesh, *, choose_layouts: bool = Fa
         program: what `export_program` returned.
         mesh: devices with the names and sizes of the program's mesh axes; one device for an unsharded
             program.
-        choose_layouts: leave the memory layout of arguments and results to the compiler, instead of the
-            order in which their dims are written. A stored tensor that the program reads in another order
-            is else copied in every step.
+        choose_layouts: leave the memory layout of arguments and results to the compiler where the program
+            does not give it, instead of the order in which their dims are written. A stored tensor that the
+            program reads in another order is else copied in every step.
     """
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
@@ -180,18 +185,22 @@ def load(program: Program, mesh: jax.sharding.Mesh, *, choose_layouts: bool = Fa
     placed: dict[str, Any] = {"out_shardings": list(result_shardings)}
     if choose_layouts:
         placed = {
-            "in_shardings": [_any_layout(argument.sharding) for argument in arguments],
-            "out_shardings": [_any_layout(sharding or replicated) for sharding in result_shardings],
+            "in_shardings": _formats([each.sharding for each in arguments], program.argument_orders),
+            "out_shardings": _formats([s or replicated for s in result_shardings], program.result_orders),
         }
         arguments = tuple(jax.ShapeDtypeStruct(each.shape, each.dtype) for each in arguments)
     jitted = jax.jit(call_flat, donate_argnums=program.donated, **placed)
     return LoadedProgram(jitted, arguments, result_shardings)
 
 
-def _any_layout(sharding: Any) -> Any:
+def _formats(shardings: Sequence[Any], orders: Sequence[tuple[int, ...] | None]) -> list[Any]:
+    """Where arrays lie: in the orders that are given, else as the compiler chooses."""
     from jax.experimental.layout import Format, Layout
 
-    return Format(Layout.AUTO, sharding)
+    return [
+        Format(Layout.AUTO if order is None else Layout(order), sharding)
+        for sharding, order in zip(shardings, orders or (None,) * len(shardings), strict=True)
+    ]
 
 
 def chosen_orders(formats: Sequence[Any]) -> tuple[tuple[int, ...], ...]:

@@ -23,6 +23,7 @@ from autoshard.cost.slices import Slice
 from autoshard.cost.torus import MeshAxis
 from autoshard.host import host_memory_bytes
 from autoshard.judged import Judged, with_estimate, with_measurement
+from autoshard.memory_orders import orders_in
 from autoshard.partitioner.check import PropagationCheck, check_candidates
 from autoshard.plan import Plan
 from autoshard.programs import Program, abstract_mesh, export_program
@@ -59,7 +60,12 @@ def export_candidate(traced: Traced, plan: Plan, platform: str) -> Program:
         mesh_axes=axes,
         out_shardings=[NamedSharding(mesh, spec) for spec in result_specs(plan)],
     )
-    planned_program = msgspec.structs.replace(program, compiler_options=plan.compiler_options)
+    planned_program = msgspec.structs.replace(
+        program,
+        compiler_options=plan.compiler_options,
+        argument_orders=orders_in(plan.arguments),
+        result_orders=orders_in(plan.results),
+    )
     return _with_paths(planned_program, traced)
 
 

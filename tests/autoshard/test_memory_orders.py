@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -15,7 +17,9 @@ import autoshard
 from autoshard.errors import PlanError
 from autoshard.memory_orders import holds_on, parse_order, placed, with_orders
 from autoshard.plan_records import ArgumentRecord
+from autoshard.refining import export_candidate
 from autoshard.topology import compiler_environment, libtpu_available
+from autoshard.trace import trace
 
 CACHE = ArgumentRecord(type="bf16[4,8,2,16]", spec=";;;", donated=True)
 KEY = ArgumentRecord(type="key<fry>[]", spec="")
@@ -105,3 +109,50 @@ def test_the_planned_function_is_compiled_with_the_orders_of_its_plan(tmp_path: 
     assert child.returncode == 0, child.stderr[-2000:]
     expected = str(tuple(int(dim) for dim in order.split(",")))
     assert child.stdout.splitlines() == [expected, expected]
+
+
+def write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice(cache, new, (0, position, 0))
+
+
+def write_layers(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    def layer(carry: None, slices: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        return carry, jax.lax.dynamic_update_slice(slices[0], slices[1], (0, position, 0))
+
+    return jax.lax.scan(layer, None, (cache, new))[1]
+
+
+@pytest.mark.parametrize(
+    ("function", "layers", "spec", "order"),
+    [
+        (write, (), ";x,y;", "0,1,2"),  # along the dim that is written
+        (write, (), "x,y;;", None),
+        (write_layers, (4,), ";;y;", "0,1,2,3"),
+        (write_layers, (4,), ";y;;", None),
+    ],
+)
+def test_what_is_written_along_a_sharded_dim_stays_as_written(
+    function: Callable[..., Any], layers: tuple[int, ...], spec: str, order: str | None
+) -> None:
+    arguments = (
+        jax.ShapeDtypeStruct((*layers, 64, 2048, 128), "bfloat16"),
+        jax.ShapeDtypeStruct((*layers, 64, 1, 128), "bfloat16"),
+        jax.ShapeDtypeStruct((), "int32"),
+    )
+    plan = autoshard.tune(
+        function,
+        *arguments,
+        slice="v5e:2x4",
+        mesh="native",
+        refine="none",
+        top_k=1,
+        pins=[f"cache={spec}"],
+        donate_argnames=("cache",),
+    )
+    assert plan.arguments["cache"].order == order
+    assert plan.results["result"].order == order
+    assert plan.arguments["new"].order is None
+    program = export_candidate(trace(function, arguments, {}, donate_argnames=("cache",)), plan, "tpu")
+    asked = tuple(map(int, order.split(","))) if order else None
+    assert program.argument_orders == ((asked, None, None) if asked else ())
+    assert program.result_orders == ((asked,) if asked else ())
