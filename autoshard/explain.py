@@ -112,6 +112,8 @@ class Explanation:
     mesh: dict[str, int]
     objective: str
     pins: tuple[str, ...]
+    forbidden: tuple[str, ...]
+    hbm_limit_bytes: int | None
     created_by: str
     versions: Versions
     einsums: tuple[Operation, ...]
@@ -138,6 +140,8 @@ def explain(plan: Plan) -> Explanation:
         mesh={axis.name: axis.size for axis in plan.mesh_axes},
         objective=plan.objective,
         pins=plan.pins,
+        forbidden=plan.forbidden,
+        hbm_limit_bytes=plan.hbm_limit_bytes,
         created_by=plan.created_by,
         versions=plan.versions,
         einsums=einsums,

@@ -42,7 +42,11 @@ class FrontPoint:
 
 
 class MemoryFront:
-    """The time/memory front of some problems, searched with what its own points have taught."""
+    """The time/memory front of some problems, searched with what its own points have taught.
+
+    Attributes:
+        problems: The problems.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class MemoryFront:
         on_step: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare the problems, each once; arguments as of `autoshard.search.planner.search_plans`."""
+        self.problems = tuple(problems)
         self._searches = [
             BudgetSearch(problem, gap=gap, time_limit_seconds=time_limit_seconds, on_step=on_step)
             for problem in problems

@@ -1,4 +1,4 @@
-"""Pins: layouts that the user fixes, as masks of the labels that are left.
+"""Pins and bans: layouts that the user fixes or forbids, as masks of the labels that are left.
 
 A pin gives a value (an argument, a result) its layout, or tells an op in which layouts to read its operands
 and leave its result.  Either allows some labels of one variable and denies the others; what is denied costs
@@ -6,7 +6,8 @@ infinity, so that every solver keeps to it and bounds and runners-up are those o
 values and copies share a variable (`autoshard.search.folding`), hence a pin on one holds for all of them.
 
 In an operand an axis that the pin does not name is replicated.  In the result of an op it may also be left
-open (unreduced): over what the op sums is decided by its operands.
+open (unreduced): over what the op sums is decided by its operands. A ban says the same of the layouts that
+shard some dim along some axis: all others are left.
 """
 
 from __future__ import annotations
@@ -32,23 +33,30 @@ _MOST_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Banned:
+    """The layouts that shard some dim along some axis: any of the `pairs` of mesh axis and tensor dim."""
+
+    pairs: frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class ValuePin:
     """The layout of a value.
 
     Attributes:
         value: Index in `Graph.values`.
-        layout: [A] its layout.
+        layout: [A] its layout, or those that it may not have.
         text: The pin as the user wrote it, for messages.
     """
 
     value: int
-    layout: Wanted
+    layout: Wanted | Banned
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class OpPin:
-    """The layouts in which an op reads and leaves its tensors; None leaves one free.
+    """The layouts in which an op reads and leaves its tensors, or may not; None leaves one free.
 
     Attributes:
         op: Index in `Graph.ops`.
@@ -58,8 +66,8 @@ class OpPin:
     """
 
     op: int
-    operands: tuple[Wanted | None, ...]
-    result: Wanted | None
+    operands: tuple[Wanted | Banned | None, ...]
+    result: Wanted | Banned | None
     text: str
 
 
@@ -104,8 +112,8 @@ class _Masks:
         if not both.any():
             others = ", ".join(f"`{text}`" for text in dict.fromkeys(self.texts[variable]))
             raise PinError(
-                f"`{pin.text}` contradicts {others}: they pin the same layout (tied arrays and copies of a "
-                "layer have one layout); keep one of them"
+                f"`{pin.text}` contradicts {others}: they are of one layout (tied arrays and copies of a "
+                "layer have one layout) and leave none; keep one of them"
             )
         self.allowed[variable] = both
         self.texts.setdefault(variable, []).append(pin.text)
@@ -114,7 +122,7 @@ class _Masks:
         """The variable of a value and its allowed labels; None where there is nothing to decide."""
         problem, value = self.problem, self.problem.graph.values[pin.value]
         if pin.value not in problem.value_variable:
-            if (_effective(pin.layout, problem.mesh) == REPLICATED).all():
+            if isinstance(pin.layout, Banned) or (_effective(pin.layout, problem.mesh) == REPLICATED).all():
                 return None
             raise PinError(
                 f"`{pin.text}` cannot shard {value.name or 'the array'} {_shape(value.shape)}: an array this "
@@ -126,11 +134,13 @@ class _Masks:
             pin.text, name, pin.value, layouts, pin.layout
         )
 
-    def of_op(self, pin: OpPin) -> tuple[int, BoolArray]:
-        """The variable of an op and its allowed labels."""
+    def of_op(self, pin: OpPin) -> tuple[int, BoolArray] | None:
+        """The variable of an op and its allowed labels; None where a ban has nothing to forbid."""
         problem = self.problem
         op = problem.graph.ops[problem.folding.op_leader[pin.op]]
         if op.index not in problem.op_variable:
+            if any(isinstance(each, Banned) for each in (*pin.operands, pin.result)):
+                return None
             raise PinError(f"`{pin.text}`: `{op.name}` decides nothing, all that it reads is small; drop it")
         variable = problem.op_variable[op.index]
         codes = problem.variables[variable].codes
@@ -153,8 +163,12 @@ class _Masks:
             )
         return variable, mask
 
-    def matching(self, text: str, what: str, value: int, layouts: Layouts, wanted: Wanted) -> BoolArray:
-        """[K] which of a tensor's layouts are the wanted one; an error where none is."""
+    def matching(
+        self, text: str, what: str, value: int, layouts: Layouts, wanted: Wanted | Banned
+    ) -> BoolArray:
+        """[K] which of a tensor's layouts are the wanted one, or not banned; an error where none is."""
+        if isinstance(wanted, Banned):
+            return _spared(layouts, wanted)
         mesh, shape = self.problem.mesh, self.problem.graph.values[value].shape
         asked = _effective(wanted, mesh)
         mask: BoolArray = (layouts == asked).all(axis=1)
@@ -171,6 +185,14 @@ class _Masks:
             f"`{text}` cannot hold on {mesh.slice.name}: {what} {_shape(shape)} has no layout "
             f"`{_spec(asked, len(shape), mesh)}`: {reason}; possible are {_shown(layouts, len(shape), mesh)}"
         )
+
+
+def _spared(layouts: Layouts, banned: Banned) -> BoolArray:
+    """[K] the layouts that shard no banned dim along its axis; whole on every chip is always among them."""
+    mask: BoolArray = np.ones(len(layouts), dtype=bool)
+    for axis, dim in banned.pairs:
+        mask &= layouts[:, axis] != dim
+    return mask
 
 
 def _effective(layout: Wanted, mesh: TorusMesh) -> npt.NDArray[np.int8]:

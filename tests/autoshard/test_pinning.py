@@ -11,7 +11,8 @@ import autoshard
 from autoshard.cost.slices import parse_slice
 from autoshard.errors import InfeasibleError
 from autoshard.mesh_study import mesh_label, meshes_to_try
-from autoshard.pinning import EINSUM, RESULT, PinText, meshes_with_axes, parse_pin
+from autoshard.pin_text import EINSUM, RESULT, PinText, parse_pin
+from autoshard.pinning import meshes_with_axes
 from autoshard.plan import Plan
 from autoshard.search.errors import PinError
 
