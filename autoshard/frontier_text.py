@@ -13,8 +13,8 @@ from autoshard.units import format_bytes, format_seconds
 
 _NUMBERS = ("step time", "chip-s/step", "chip-ms/token", "HBM/chip", "budget")
 _NOTE = (
-    "Predicted by the model (tier 0). Within a slice each plan is the fastest in its budget of memory per chip; "
-    "between\nslices a plan is dominated by one that is as fast and costs no more chip-seconds."
+    "Predicted by the model (tier 0). Within a slice each plan is the fastest in its budget of memory per "
+    "chip;\nbetween slices a plan is dominated by one that is as fast and costs no more chip-seconds."
 )
 
 
@@ -102,6 +102,6 @@ def _verdict(frontier: Frontier, wish: Wish, plan_path: str | None) -> str:
         adjective += f" within the latency limit of {format_seconds(wish.latency_limit_seconds)}"
     written = f"plan written to {plan_path}" if plan_path else "plan not written: give -o PLAN to keep it"
     return (
-        f"* {adjective}: {row.slice}, {_four_digits(row.step_seconds)}, {row.chip_seconds:.4g} chip-seconds a "
-        f"step, {format_bytes(row.hbm_bytes_per_chip)} per chip\n{written}"
+        f"* {adjective}: {row.slice}, {_four_digits(row.step_seconds)}, {row.chip_seconds:.4g} chip-seconds "
+        f"a step, {format_bytes(row.hbm_bytes_per_chip)} per chip\n{written}"
     )

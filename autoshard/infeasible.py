@@ -47,8 +47,8 @@ def _over_the_limit(session: Session) -> InfeasibleError:
     limit, least = session.hbm_limit_bytes, least_bytes(session)
     return InfeasibleError(
         f"no plan of `{session.target.name}` on {session.slice_.name} stays under the memory limit of "
-        f"{limit / 2**30:.6g} GiB per chip: the least possible is {gib_text(least)} GiB per chip; raise the limit "
-        "or choose a larger slice"
+        f"{limit / 2**30:.6g} GiB per chip: the least possible is {gib_text(least)} GiB per chip; raise the "
+        "limit or choose a larger slice"
     )
 
 

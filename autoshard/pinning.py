@@ -122,10 +122,8 @@ def _layout(pin: PinText, spec: str, what: str, rank: int, mesh: TorusMesh) -> W
 def _banned(text: str, spec: str, what: str, rank: int, mesh: TorusMesh) -> Banned:
     dims = spec.split(";") if rank or spec else []
     if len(dims) != rank:
-        hint = _rank_hint(spec, rank, FREE)
-        raise PinError(
-            f"`{text}`, for {what}: `{spec}` names {len(dims)} dims (joined by `;`), not {rank}.{hint}"
-        )
+        found = f"`{spec}` names {len(dims)} dims (joined by `;`), but the array has rank {rank}."
+        raise PinError(f"`{text}`, for {what}: {found}{_rank_hint(spec, rank, FREE)}")
     pairs: set[tuple[int, int]] = set()
     for dim, names in enumerate(dims):
         listed = [name for name in names.split(",") if name not in ("", FREE)]
