@@ -21,6 +21,7 @@ from autoshard.plan import Plan
 from autoshard.tune_options import LATENCY, THROUGHPUT
 
 OBJECTIVES = (LATENCY, THROUGHPUT)
+_ROUNDING_BYTES = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,13 @@ class Row:
     tokens: int | None = None
     dominated_by: int | None = None
     plan: Plan | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the step time to its proven lower bound."""
+        return (
+            (self.step_seconds - self.lower_bound_seconds) / self.step_seconds if self.step_seconds else 0.0
+        )
 
     @property
     def chip_seconds(self) -> float:
@@ -111,9 +119,21 @@ class Wish:
         return pair if self.objective == LATENCY else (pair[1], pair[0])
 
 
-def without_beaten(rows: Sequence[Row]) -> list[Row]:
-    """The rows that are not beaten by one of their own slice in time and memory."""
-    return [row for row in rows if not any(_beats_at_home(other, row) for other in rows)]
+def best_in_budgets(rows: Sequence[Row]) -> list[Row]:
+    """The fastest of one slice's plans under each of their budgets, the largest budget first.
+
+    What a prediction adds to what a search minimises (permutes for the order of axes) may make a plan that
+    was found under a small budget the best one under a larger budget too; it then has that budget and the
+    bound that was proven there.
+    """
+    found: list[Row] = []
+    for asked in sorted(rows, key=lambda row: -row.hbm_budget_bytes):
+        able = (row for row in rows if row.hbm_bytes_per_chip <= asked.hbm_budget_bytes + _ROUNDING_BYTES)
+        best = min(able, key=lambda row: (row.step_seconds, row.hbm_bytes_per_chip))
+        if not found or best.plan is not found[-1].plan or best.step_seconds != found[-1].step_seconds:
+            bound = min(asked.lower_bound_seconds, best.step_seconds)
+            found.append(replace(best, lower_bound_seconds=bound, hbm_budget_bytes=asked.hbm_budget_bytes))
+    return found
 
 
 def with_dominated(rows: Sequence[Row]) -> list[Row]:

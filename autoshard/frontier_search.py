@@ -1,7 +1,8 @@
 """Search the front: for every slice its fastest plan, then the fastest in ever less memory.
 
 The function is traced once, the problem of each mesh built once; the plans of a slice come of one search
-(`autoshard.search.memory_front`) over all meshes that are tried. Tier 0 alone judges.
+(`autoshard.search.memory_front`) over all meshes that are tried. Tier 0 alone judges, runners-up included:
+the best by prediction under each budget is a plan of the front.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from autoshard.errors import InfeasibleError
-from autoshard.frontier import Row, Wish, pick, with_dominated, without_beaten
+from autoshard.frontier import Row, Wish, best_in_budgets, pick, with_dominated
 from autoshard.infeasible import gib_text
 from autoshard.mesh_search import plan_of, possible_problems
 from autoshard.mesh_study import mesh_label
 from autoshard.plan import Plan
 from autoshard.progress import Progress
 from autoshard.search.errors import BudgetError
-from autoshard.search.memory_front import MemoryFront
+from autoshard.search.memory_front import FrontPoint, MemoryFront
 from autoshard.search.planner import Outcome
 from autoshard.targets import load_target
 from autoshard.tune_options import Options
@@ -68,7 +69,7 @@ def frontier_of_target(
     Args:
         target: MODULE_OR_FILE:FUNCTION.
         slices: The slices, each once.
-        options: As of `tune`, of which tiers above 0 and candidates are not used; the slice is replaced.
+        options: As of `tune`; tiers above 0 do not run, and the slice is replaced.
         wish: What to pick.
         progress: Where to report.
         inputs: The function that gives the abstract inputs.
@@ -95,7 +96,7 @@ def frontier_of_target(
     if not rows:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in unfit.items())
         raise InfeasibleError(f"`{first.target.name}` fits none of the slices: {reasons}; give larger ones")
-    front = with_dominated(without_beaten(rows))
+    front = with_dominated(rows)
     picked, why_none = _picked(front, wish)
     if picked is not None:
         front[picked] = _with_objective(front[picked], wish)
@@ -117,31 +118,33 @@ def _with_objective(row: Row, wish: Wish) -> Row:
 def _search(
     session: Session, rows: list[Row], unfit: dict[str, str], points: int, tokens: int | None
 ) -> None:
-    """Add the plans of one slice as they are found, or why there is none."""
-    name = session.slice_.name
+    """Add the plans of one slice, or why there is none; at Ctrl-C those found by then."""
+    name, found = session.slice_.name, list[Row]()
     session.progress.stage(f"search {name}")
     front = MemoryFront(
         [problem for _, problem in possible_problems(session)],
         gap=session.options.gap,
         time_limit_seconds=session.options.time_limit_seconds,
         on_step=session.progress.step,
+        top_k=session.options.top_k,
     )
     try:
-        for row in _rows(session, front, points, tokens):
-            rows.append(row)
+        for point in front.points(session.hbm_limit_bytes, points):
+            found += _rows(session, front, point, tokens)
     except BudgetError:
         least, limit = gib_text(front.least.nbytes), gib_text(session.hbm_limit_bytes, up=False)
         unfit[name] = f"no plan needs less than {least} GiB per chip, of {limit} GiB"
         session.progress.note(f"{name}: {unfit[name]}")
+    finally:
+        rows += [_with_budget(session, row) for row in best_in_budgets(found)]
 
 
-def _rows(session: Session, front: MemoryFront, points: int, tokens: int | None) -> Iterator[Row]:
-    for point in front.points(session.hbm_limit_bytes, points):
-        problem = front.problems[point.problem]
-        outcome = Outcome((point.candidate,), point.bound_seconds, point.method)
-        plan = plan_of(session, problem, point.candidate, outcome)
-        if point.budget_bytes < session.hbm_limit_bytes:
-            plan = _under(plan, round(point.budget_bytes))
+def _rows(session: Session, front: MemoryFront, point: FrontPoint, tokens: int | None) -> Iterator[Row]:
+    """The plans of one budget: a plan's predicted time holds more than the search minimises."""
+    outcome = Outcome((point.candidate,), point.bound_seconds, point.method)
+    for number, candidate in ((point.problem, point.candidate), *point.others):
+        problem = front.problems[number]
+        plan = plan_of(session, problem, candidate, outcome)
         yield Row(
             slice=session.slice_.name,
             n_chips=session.slice_.n_chips,
@@ -155,7 +158,14 @@ def _rows(session: Session, front: MemoryFront, points: int, tokens: int | None)
         )
 
 
-def _under(plan: Plan, budget_bytes: int) -> Plan:
-    """The plan with the budget that it was found under as its limit of memory."""
-    predicted = msgspec.structs.replace(plan.predicted, hbm_limit_bytes=budget_bytes)
-    return msgspec.structs.replace(plan, predicted=predicted, hbm_limit_bytes=budget_bytes)
+def _with_budget(session: Session, row: Row) -> Row:
+    """The row whose plan says which budget it is the best in, where that is less than what is there."""
+    assert row.plan is not None
+    bound = row.lower_bound_seconds
+    predicted = msgspec.structs.replace(row.plan.predicted, lower_bound_seconds=bound, gap=row.gap)
+    plan = msgspec.structs.replace(row.plan, predicted=predicted)
+    budget = round(row.hbm_budget_bytes)
+    if row.hbm_budget_bytes < session.hbm_limit_bytes:
+        predicted = msgspec.structs.replace(predicted, hbm_limit_bytes=budget)
+        plan = msgspec.structs.replace(plan, predicted=predicted, hbm_limit_bytes=budget)
+    return replace(row, plan=plan)

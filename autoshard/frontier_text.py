@@ -9,12 +9,13 @@ from autoshard.frontier import Row, Wish
 from autoshard.frontier_search import Frontier
 from autoshard.text_table import align
 from autoshard.tune_options import LATENCY
-from autoshard.units import format_bytes, format_seconds
+from autoshard.units import format_bytes, format_percent, format_seconds
 
-_NUMBERS = ("step time", "chip-s/step", "chip-ms/token", "HBM/chip", "budget")
+_NUMBERS = ("step time", "chip-s/step", "chip-ms/token", "gap", "HBM/chip", "budget")
 _NOTE = (
     "Predicted by the model (tier 0). Within a slice each plan is the fastest in its budget of memory per "
-    "chip;\nbetween slices a plan is dominated by one that is as fast and costs no more chip-seconds."
+    "chip;\nbetween slices a plan is dominated by one that is as fast and costs no more chip-seconds. The "
+    "gap is to the\nproven lower bound of the slice in that budget."
 )
 
 
@@ -47,6 +48,7 @@ def _facts(row: Row, frontier: Frontier) -> dict[str, Any]:
         "mesh": row.mesh,
         "step_seconds": row.step_seconds,
         "lower_bound_seconds": row.lower_bound_seconds,
+        "gap": row.gap,
         "chip_seconds_per_step": row.chip_seconds,
         "chip_seconds_per_token": row.chip_seconds_per_token,
         "hbm_bytes_per_chip": row.hbm_bytes_per_chip,
@@ -80,6 +82,7 @@ def _columns(frontier: Frontier) -> dict[str, list[str]]:
     if any(row.tokens for row in rows):
         per_token = [row.chip_seconds_per_token for row in rows]
         columns["chip-ms/token"] = ["-" if each is None else f"{1e3 * each:.4g}" for each in per_token]
+    columns["gap"] = [format_percent(row.gap) for row in rows]
     columns["HBM/chip"] = [format_bytes(row.hbm_bytes_per_chip) for row in rows]
     columns["budget"] = [format_bytes(row.hbm_budget_bytes) for row in rows]
     columns["dominated"] = ["" if row.dominated_by is None else f"by {row.dominated_by + 1}" for row in rows]

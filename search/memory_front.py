@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from autoshard.search.budget_search import Best, BudgetSearch, Candidate
 from autoshard.search.errors import BudgetError
 from autoshard.search.least_memory import LeastMemory, least_memory
+from autoshard.search.planner import runners_up
 from autoshard.search.problem import Problem
 
 _WORTH = 1e-3
@@ -30,6 +31,8 @@ class FrontPoint:
         problem: Position of the problem that it is a plan of.
         budget_bytes: HBM per chip that it may use.
         candidate: The plan.
+        others: More plans within the budget, each with the position of its problem: the best of other
+            problems, and runners-up.
         bound_seconds: Proven: no plan of any of the problems within the budget is faster.
         method: What proved it.
     """
@@ -37,6 +40,7 @@ class FrontPoint:
     problem: int
     budget_bytes: float
     candidate: Candidate
+    others: tuple[tuple[int, Candidate], ...]
     bound_seconds: float
     method: str
 
@@ -55,8 +59,10 @@ class MemoryFront:
         gap: float,
         time_limit_seconds: float | None = None,
         on_step: Callable[[str], None] = lambda _: None,
+        top_k: int = 1,
     ) -> None:
         """Prepare the problems, each once; arguments as of `autoshard.search.planner.search_plans`."""
+        self._top_k = top_k
         self.problems = tuple(problems)
         self._searches = [
             BudgetSearch(problem, gap=gap, time_limit_seconds=time_limit_seconds, on_step=on_step)
@@ -97,10 +103,11 @@ class MemoryFront:
 
     def best(self, limit_bytes: float) -> FrontPoint:
         """The best plan of any problem under a limit, not larger than those asked for before."""
-        best: tuple[int, Best] | None = None
+        all_found: dict[int, Best] = {}
         error: BudgetError | None = None
+        fastest = float("inf")
         for number in sorted(range(len(self._searches)), key=lambda n: self._bounds[n]):
-            if best is not None and self._bounds[number] >= best[1].candidate.seconds:
+            if self._bounds[number] >= fastest:
                 continue
             try:
                 found = self._searches[number].best(limit_bytes)
@@ -108,11 +115,16 @@ class MemoryFront:
                 self._bounds[number], error = float("inf"), error or raised
                 continue
             self._bounds[number] = max(self._bounds[number], found.bound_seconds)
-            if best is None or found.candidate.seconds < best[1].candidate.seconds:
-                best = number, found
-        if best is None:
+            all_found[number], fastest = found, min(fastest, found.candidate.seconds)
+        if not all_found:
             assert error is not None
             raise error
-        number, found = best
-        bound = min(found.candidate.seconds, *self._bounds, found.candidate.seconds)
-        return FrontPoint(number, limit_bytes, found.candidate, bound, found.method)
+        number = min(all_found, key=lambda n: all_found[n].candidate.seconds)
+        best = all_found[number]
+        more = runners_up(self._searches[number], best, limit_bytes, self._top_k - 1)
+        others = (
+            *((n, found.candidate) for n, found in all_found.items() if n != number),
+            *((number, candidate) for candidate in more),
+        )
+        bound = min(best.candidate.seconds, *self._bounds)
+        return FrontPoint(number, limit_bytes, best.candidate, others, bound, best.method)

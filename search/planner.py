@@ -14,7 +14,7 @@ import numpy as np
 
 from autoshard.cost.reshard import reshard_collectives
 from autoshard.search.budget_rows import BudgetRow, priced
-from autoshard.search.budget_search import BudgetSearch, step_seconds
+from autoshard.search.budget_search import Best, BudgetSearch, step_seconds
 from autoshard.search.budget_search import Candidate as Candidate
 from autoshard.search.candidates import factor_shards
 from autoshard.search.diversity import HEAVY, distinct_solutions, heavy_einsums
@@ -70,8 +70,7 @@ def search_plans(
     """
     search = BudgetSearch(problem, gap=gap, time_limit_seconds=time_limit_seconds, on_step=on_step)
     best = search.best(limit_bytes)
-    networks = _priced_networks(search.followers.network, search.rows, best.prices)
-    others = _runners_up(search, networks, best.candidate, limit_bytes, top_k - 1)
+    others = runners_up(search, best, limit_bytes, top_k - 1)
     candidates = sorted((best.candidate, *others), key=lambda candidate: candidate.seconds)
     return Outcome(tuple(candidates), min(best.bound_seconds, candidates[0].seconds), best.method)
 
@@ -80,24 +79,24 @@ def _priced_networks(network: Network, rows: Sequence[BudgetRow], prices: Sequen
     """The network with memory at the prices of the best plan, then dearer, so that more of its plans fit."""
     if not any(prices):
         return [network]
-    return [priced(network, rows, [price * factor for price in prices]) for factor in _DEARER]
+    known = rows[: len(prices)]
+    return [priced(network, known, [price * factor for price in prices]) for factor in _DEARER]
 
 
-def _runners_up(
-    search: BudgetSearch, networks: Sequence[Network], best: Candidate, limit_bytes: float, count: int
-) -> list[Candidate]:
-    """The best distinct plans after the best one.
+def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int) -> list[Candidate]:
+    """At most `count` of the best distinct plans within a limit after the best one.
 
-    Memory is priced in `networks`, ever dearer; what does not fit is dropped.
+    Memory is priced ever dearer; what does not fit is dropped.
     """
     if count <= 0:
         return []
-    problem, notable = search.problem, _NOTABLE * best.seconds
-    seen = {signature(problem, best.labels, notable)}
+    problem, first = search.problem, best.candidate
+    notable = _NOTABLE * first.seconds
+    seen = {signature(problem, first.labels, notable)}
     found: list[Candidate] = []
-    for network in networks:
+    for network in _priced_networks(search.followers.network, search.rows, best.prices):
         spare = _SPARE * (count + 1)
-        for labels in distinct_solutions(problem, search.followers, network, best.labels, spare):
+        for labels in distinct_solutions(problem, search.followers, network, first.labels, spare):
             mark = signature(problem, labels, notable)
             peak = search.memory.peak(labels)
             if mark in seen or peak.nbytes > limit_bytes:

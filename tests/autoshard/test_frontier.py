@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from autoshard.errors import InfeasibleError, OptionError
-from autoshard.frontier import Row, Wish, pick, with_dominated, without_beaten
+from autoshard.frontier import Row, Wish, best_in_budgets, pick, with_dominated
 
 
 def row(slice_name: str, n_chips: int, milliseconds: float, gib: float, tokens: int | None = None) -> Row:
@@ -43,7 +45,22 @@ def test_within_a_slice_less_memory_is_worth_time() -> None:
     assert [each.dominated_by for each in with_dominated(lean)] == [None, None]
     worse = [*lean, row("v5e:2x4", 8, 11.5, 5.0)]
     assert [each.dominated_by for each in with_dominated(worse)] == [None, None, 1]
-    assert without_beaten(worse) == lean
+
+
+def test_a_lean_plan_that_is_faster_takes_over_the_larger_budget_and_its_bound() -> None:
+    slow, lean, leanest = (
+        row("v5e:2x4", 8, 10.0, 6.0),
+        row("v5e:2x4", 8, 9.0, 5.0),
+        row("v5e:2x4", 8, 12.0, 4.0),
+    )
+    bounded = [
+        replace(each, lower_bound_seconds=8e-3 + n * 5e-4) for n, each in enumerate((slow, lean, leanest))
+    ]
+    first, second = best_in_budgets(bounded)
+    assert (first.step_seconds, first.hbm_budget_bytes) == (lean.step_seconds, 6 * 2**30)
+    assert first.lower_bound_seconds == 8e-3
+    assert first.gap == pytest.approx(1 / 9)
+    assert second == bounded[2]
 
 
 def test_equals_do_not_dominate_each_other() -> None:
