@@ -40,6 +40,7 @@ def solve_with_budgets(
     gap: float = 0.0,
     time_limit_seconds: float | None = None,
     experience: Experience | None = None,
+    most_nodes: int | None = None,
 ) -> Solution:
     """Minimise a network subject to `rows[r].use(labels) <= limits[r]` for every r.
 
@@ -49,6 +50,7 @@ def solve_with_budgets(
         limits: one per row, in the row's unit.
         gap: relative distance to the optimum that is good enough; 0.0 asks for the optimum.
         time_limit_seconds: stop after about this long with the best found and its proven bound.
+        most_nodes: stop after so many nodes of the branch and bound, as after the time limit.
         experience: of earlier calls with this network and gap, and the first of these rows; it is added to.
 
     Returns:
@@ -73,7 +75,8 @@ def solve_with_budgets(
     experience.free = free
     if all(row.use(free.labels) <= limit for row, limit in zip(checked, limits, strict=True)):
         return free
-    return _Search(network, checked, np.array(limits, dtype=np.float64), gap, deadline, experience).run(free)
+    search = _Search(network, checked, np.array(limits, dtype=np.float64), gap, deadline, experience)
+    return search.run(free, most_nodes)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -113,7 +116,7 @@ class _Search:
         self._serial = 0
         self._prices = np.zeros(len(rows))
 
-    def run(self, free: Solution) -> Solution:
+    def run(self, free: Solution, most_nodes: int | None = None) -> Solution:
         """Search from the unbudgeted solution on."""
         thrifty = [self._least_use(number) for number in range(len(self._rows))]
         scale = abs(free.value) or 1.0
@@ -129,7 +132,11 @@ class _Search:
         everything = [np.ones(size, np.bool_) for size in self._network.sizes]
         self._push(Dual(free.bound, np.zeros(len(self._rows)), samples), everything)
         self._process(heappop(self._open), relaxation, _ROOT_STEPS)
+        nodes = 1
         while self._open and self._open[0].bound < self._cutoff() and monotonic() < self._deadline:
+            if nodes == most_nodes:
+                break
+            nodes += 1
             self._process(heappop(self._open), relaxation, _STEPS)
         return self._result()
 

@@ -78,14 +78,16 @@ class BudgetSearch:
         *,
         gap: float,
         time_limit_seconds: float | None = None,
+        most_nodes: int | None = None,
         on_step: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Prepare `problem`; the other arguments are those of `autoshard.search.planner.search_plans`."""
+        """Prepare `problem`; `most_nodes` is of each solve, else as `search_plans`."""
         self.problem = problem
         self.memory, self.followers = MemoryModel(problem), fold_followers(problem)
         self.rows: list[BudgetRow] = []
         self.constants: list[float] = []
         self._points: dict[int, int] = {}
+        self._most_nodes = most_nodes
         self._gap, self._time_limit_seconds, self._on_step = gap, time_limit_seconds, on_step
         self.experience = Experience()
         self._found: list[tuple[float, Best]] = []
@@ -121,6 +123,7 @@ class BudgetSearch:
                 gap=self._gap,
                 time_limit_seconds=self._time_limit_seconds,
                 experience=self.experience,
+                most_nodes=self._most_nodes,
             )
             labels = self.followers.expand(solution.labels)
             peak = self.memory.peak(labels)

@@ -16,7 +16,7 @@ from autoshard.search.errors import BudgetError, TimeLimitError
 from autoshard.search.least_use import without_costs
 from autoshard.search.solver import solve
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 """Share of the least memory by which the bound may stay below it."""
 _ROUNDING = 1e-9
 
@@ -30,21 +30,21 @@ class LeastMemory:
 
 
 def least_memory(search: BudgetSearch) -> LeastMemory:
-    """Find the least memory, to `TOLERANCE`; a time limit of the search may leave more between.
+    """Find the least memory, to `TOLERANCE`; limits of the search may leave more between it and its bound.
 
     Raises:
         NoSolutionError: The problem has no plan at all.
     """
     least, bound = _of_points(search)
-    middle = bound
-    while least > bound * (1 + TOLERANCE):
+    middle = low = bound
+    while least > low * (1 + TOLERANCE):
         try:
             least = min(least, search.best(middle * (1 + _ROUNDING)).candidate.peak.nbytes)
         except BudgetError:
-            bound = middle
-        except TimeLimitError:
-            break
-        middle = (least + bound) / 2
+            low = bound = middle
+        except TimeLimitError:  # nothing was found there, and nothing proven
+            low = middle
+        middle = (least + low) / 2
     return LeastMemory(least, min(bound, least))
 
 

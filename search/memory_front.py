@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from autoshard.search.budget_search import Best, BudgetSearch, Candidate
-from autoshard.search.errors import BudgetError
+from autoshard.search.errors import BudgetError, TimeLimitError
 from autoshard.search.least_memory import LeastMemory, least_memory
 from autoshard.search.planner import runners_up
 from autoshard.search.problem import Problem
 
+_MOST_NODES = 24
+"""Nodes of one branch and bound: the last of a gap under a tight budget may take minutes to close."""
 _WORTH = 1e-3
 """Share of the least possible memory by which a plan may exceed it and still be the end of the front."""
 
@@ -65,7 +67,13 @@ class MemoryFront:
         self._top_k = top_k
         self.problems = tuple(problems)
         self._searches = [
-            BudgetSearch(problem, gap=gap, time_limit_seconds=time_limit_seconds, on_step=on_step)
+            BudgetSearch(
+                problem,
+                gap=gap,
+                time_limit_seconds=time_limit_seconds,
+                most_nodes=_MOST_NODES,
+                on_step=on_step,
+            )
             for problem in problems
         ]
         self._bounds = [0.0] * len(problems)
@@ -104,7 +112,7 @@ class MemoryFront:
     def best(self, limit_bytes: float) -> FrontPoint:
         """The best plan of any problem under a limit, not larger than those asked for before."""
         all_found: dict[int, Best] = {}
-        error: BudgetError | None = None
+        error: BudgetError | TimeLimitError | None = None
         fastest = float("inf")
         for number in sorted(range(len(self._searches)), key=lambda n: self._bounds[n]):
             if self._bounds[number] >= fastest:
@@ -112,7 +120,10 @@ class MemoryFront:
             try:
                 found = self._searches[number].best(limit_bytes)
             except BudgetError as raised:
-                self._bounds[number], error = float("inf"), error or raised
+                self._bounds[number], error = float("inf"), raised
+                continue
+            except TimeLimitError as raised:
+                error = error or raised
                 continue
             self._bounds[number] = max(self._bounds[number], found.bound_seconds)
             all_found[number], fastest = found, min(fastest, found.candidate.seconds)

@@ -292,3 +292,24 @@ def test_budgets_that_many_assignments_miss_together_are_refused_without_trying_
     ]
     with pytest.raises(BudgetError, match="cannot be kept together: a, b"):
         solve_with_budgets(network, rows, [19.0, 19.0])
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_few_nodes_leave_an_honest_bound(data: st.DataObject, networks: Networks, ranked: Ranked) -> None:
+    network = data.draw(networks())
+    uses = st.integers(0, 9).map(float)
+    row = BudgetRow(
+        "row", {i: data.draw(st.lists(uses, min_size=n, max_size=n)) for i, n in enumerate(network.sizes)}
+    )
+    limit = data.draw(st.integers(0, 30))
+    fitting = [value for value, labels in ranked(network) if row.use(labels) <= limit]
+    try:
+        found = solve_with_budgets(network, [row], [limit], most_nodes=1)
+    except (BudgetError, NoSolutionError):
+        assert not fitting
+    except TimeLimitError:
+        pass
+    else:
+        assert found.bound <= fitting[0] + 1e-9
+        assert found.value >= fitting[0] - 1e-9
