@@ -63,7 +63,8 @@ def to_text(frontier: Frontier, wish: Wish, plan_path: str | None) -> str:
     columns = _columns(frontier)
     rows = [tuple(columns), *zip(*columns.values(), strict=True)]
     table = align(rows, right=[i for i, name in enumerate(columns) if name in _NUMBERS])
-    lines = [f"{frontier.function}: {len(frontier.rows)} plans", _NOTE, "", *table]
+    count = f"{len(rows) - 1} plan{'s' * (len(rows) > 2)}"
+    lines = [f"{frontier.function}: {count}", _NOTE, "", *table]
     lines += [f"{name} does not fit: {reason}" for name, reason in frontier.unfit.items()]
     if frontier.interrupted:
         lines.append("interrupted: the front is not complete")
