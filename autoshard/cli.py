@@ -13,11 +13,11 @@ import traceback
 from collections.abc import Sequence
 
 import autoshard
-from autoshard.commands import audit, calibrate, check, explain, tune
+from autoshard.commands import audit, calibrate, check, explain, frontier, tune
 from autoshard.commands.command import ERROR, INTERRUPTED, Command
 from autoshard.errors import AutoshardError
 
-COMMANDS = (tune.COMMAND, explain.COMMAND, check.COMMAND, audit.COMMAND, calibrate.COMMAND)
+COMMANDS = (tune.COMMAND, frontier.COMMAND, explain.COMMAND, check.COMMAND, audit.COMMAND, calibrate.COMMAND)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

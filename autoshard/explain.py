@@ -113,6 +113,8 @@ class Explanation:
     objective: str
     pins: tuple[str, ...]
     kept: tuple[str, ...]
+    forbidden: tuple[str, ...]
+    hbm_limit_bytes: int | None
     created_by: str
     versions: Versions
     einsums: tuple[Operation, ...]
@@ -140,6 +142,8 @@ def explain(plan: Plan) -> Explanation:
         objective=plan.objective,
         pins=plan.pins,
         kept=plan.kept,
+        forbidden=plan.forbidden,
+        hbm_limit_bytes=plan.hbm_limit_bytes,
         created_by=plan.created_by,
         versions=plan.versions,
         einsums=einsums,

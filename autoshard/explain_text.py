@@ -51,7 +51,13 @@ def _header(explanation: Explanation) -> list[str]:
         f"made by {explanation.created_by} with {_versions(explanation.versions)}",
         *(f"pinned: {pin}" for pin in explanation.pins),
         *(f"kept of the model: {sharding}" for sharding in explanation.kept),
+        *(f"forbidden: {ban}" for ban in explanation.forbidden),
+        *_limit(explanation.hbm_limit_bytes),
     ]
+
+
+def _limit(nbytes: int | None) -> list[str]:
+    return [] if nbytes is None else [f"memory limit: {nbytes / 2**30:.6g} GiB per chip"]
 
 
 def _versions(versions: Versions) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from autoshard.cost.slices import Slice, slices_of
 from autoshard.cost.torus import native_mesh
 from autoshard.errors import InfeasibleError
-from autoshard.mesh_search import solve_mesh
+from autoshard.mesh_search import possible_problems, solve_mesh
 from autoshard.search.errors import TimeLimitError
+from autoshard.search.memory_front import MemoryFront
 from autoshard.tune_session import Session
 
 _SHOWN = 3
@@ -18,6 +20,8 @@ _TIME_LIMIT_SECONDS = 10.0
 
 def does_not_fit(session: Session) -> InfeasibleError:
     """The error for a function that no plan fits into the slice."""
+    if session.hbm_limit_bytes < session.slice_.chip.hbm_usable_bytes:
+        return _over_the_limit(session)
     slice_, usable = session.slice_, session.slice_.chip.hbm_usable_bytes
     needed, total = argument_bytes(session), slice_.n_chips * usable
     reason = (
@@ -31,12 +35,34 @@ def does_not_fit(session: Session) -> InfeasibleError:
 
 def compiler_finds_no_room(session: Session, least_bytes: int) -> InfeasibleError:
     """The error where the compiler finds every candidate too large, the leanest `least_bytes` per chip."""
-    usable = session.slice_.chip.hbm_usable_bytes
+    usable = session.hbm_limit_bytes
     return InfeasibleError(
         f"`{session.target.name}` does not fit {session.slice_.name}: by the compiler's count the "
         f"leanest candidate needs {least_bytes / 2**30:.2f} GiB per chip of {usable / 2**30:.2f} GiB; "
         f"{advice(session)}"
     )
+
+
+def _over_the_limit(session: Session) -> InfeasibleError:
+    """The error for a limit of memory that no plan keeps."""
+    limit, least = session.hbm_limit_bytes, least_bytes(session)
+    return InfeasibleError(
+        f"no plan of `{session.target.name}` on {session.slice_.name} stays under the memory limit of "
+        f"{limit / 2**30:.6g} GiB per chip: the least possible is {gib_text(least)} GiB per chip; raise the "
+        "limit or choose a larger slice"
+    )
+
+
+def least_bytes(session: Session) -> float:
+    """The least HBM per chip that any plan needs, on any of the meshes that are tried."""
+    problems = possible_problems(session)
+    return MemoryFront([problem for _, problem in problems], gap=session.options.gap).least.nbytes
+
+
+def gib_text(nbytes: float, *, up: bool = True) -> str:
+    """Bytes in GiB, rounded up so that what is named is enough, or down so that it is there."""
+    thousandths = nbytes / 2**30 * 1e3
+    return f"{(math.ceil(thousandths) if up else math.floor(thousandths)) / 1e3:.3f}"
 
 
 def advice(session: Session) -> str:

@@ -60,6 +60,7 @@ def rank(candidates: Sequence[Judged]) -> list[Judged]:
 
 def with_estimate(candidate: Judged, result: CompileResult) -> Judged:
     """Add what the compiler said."""
+    result = _within_limit(candidate, result)
     if result.status != OK or result.seconds_estimated is None or result.hbm_bytes_per_chip is None:
         return replace(candidate, status=_why_not_compiled(candidate, result), compiled=result)
     estimate = Estimate(
@@ -75,6 +76,14 @@ def with_estimate(candidate: Judged, result: CompileResult) -> Judged:
         results=with_orders(candidate.plan.results, result.result_orders),
     )
     return replace(candidate, plan=plan, compiled=result)
+
+
+def _within_limit(candidate: Judged, result: CompileResult) -> CompileResult:
+    """The result, out of memory where the program needs more than the user allows."""
+    limit, needed = candidate.plan.hbm_limit_bytes, result.hbm_bytes_per_chip
+    if result.status != OK or limit is None or needed is None or needed <= limit:
+        return result
+    return msgspec.structs.replace(result, status="out of memory")
 
 
 def _why_not_compiled(candidate: Judged, result: CompileResult) -> str:

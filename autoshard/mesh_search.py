@@ -15,13 +15,15 @@ from autoshard.judged import Judged
 from autoshard.kept_shardings import marks, with_kept
 from autoshard.mesh_study import Tried, best_meshes, mesh_label
 from autoshard.pinning import meshes_with_axes, resolve
+from autoshard.plan import Plan
 from autoshard.planning import make_plan
 from autoshard.search.building import build_problem
 from autoshard.search.errors import BudgetError, PinError
 from autoshard.search.folding import fold
 from autoshard.search.pins import pinned
-from autoshard.search.planner import Outcome, search_plans
+from autoshard.search.planner import Candidate, Outcome, search_plans
 from autoshard.search.problem import Problem
+from autoshard.tune_options import Options
 from autoshard.tune_session import Session
 
 _MESHES_OF_CANDIDATES = 2
@@ -54,7 +56,7 @@ def search_candidates(session: Session, headroom_bytes: float = 0.0) -> SearchRe
 
     Args:
         session: What to plan.
-        headroom_bytes: HBM per chip to hold back from what the chip has.
+        headroom_bytes: HBM per chip to hold back from what a plan may use.
 
     Raises:
         KeyboardInterrupt: Ctrl-C before any plan was known.
@@ -80,7 +82,7 @@ class _Search:
 
     def run(self) -> list[Solved]:
         """Solve the only mesh, or rank the meshes and solve the best again for more candidates."""
-        meshes = meshes_with_axes(self.session.meshes, self.session.options.pins)
+        meshes = allowed_meshes(self.session)
         possible = meshes
         top_k, bound = self.session.options.top_k, float("inf")
         if len(meshes) > 1:
@@ -103,7 +105,7 @@ class _Search:
             study_name=(
                 f"autoshard {autoshard.__version__} {session.target.name} {session.slice_.name} "
                 f"{options.mesh} {fingerprint} {round(self.headroom_bytes)} gap {options.gap:g} "
-                f"limit {options.time_limit_seconds}{_pins_label(options.pins)}"
+                f"limit {options.time_limit_seconds}{_wishes_label(options)}"
                 f"{numbers_label(session.slice_.chip)}"
             ),
             trials=options.trials,
@@ -152,7 +154,7 @@ def solve_mesh(
     try:
         outcome = search_plans(
             problem,
-            mesh.slice.chip.hbm_usable_bytes - headroom_bytes,
+            session.hbm_limit_bytes - headroom_bytes,
             top_k=top_k,
             gap=session.options.gap,
             time_limit_seconds=session.options.time_limit_seconds,
@@ -165,23 +167,51 @@ def solve_mesh(
 
 
 def pinned_problem(session: Session, mesh: TorusMesh) -> Problem:
-    """The decision problem of one mesh, kept to the session's pins and to the shardings of the model.
+    """The decision problem of one mesh, kept to the session's pins and bans, and to kept shardings.
 
     Raises:
-        PinError: a pin matches nothing, or asks for what is not possible on this mesh.
+        PinError: a pin or a ban matches nothing, or asks for what is not possible on this mesh.
     """
-    graph = session.graph
-    pins = resolve(session.options.pins, session.traced, graph, mesh, session.ordered_pins)
+    graph, options = session.graph, session.options
+    pins = resolve(options.pins, session.traced, graph, mesh, session.ordered_pins, options.forbid)
     if session.kept is None:
         return pinned(build_problem(graph, mesh), pins)
     kept = session.kept.pins(graph)
     return pinned(build_problem(graph, mesh, fold(graph, *marks(kept))), [*kept, *pins])
 
 
+def allowed_meshes(session: Session) -> tuple[TorusMesh, ...]:
+    """The meshes that the options allow and that have all axes that pins and bans name.
+
+    Raises:
+        PinError: none has.
+    """
+    options = session.options
+    return meshes_with_axes(session.meshes, options.pins, options.forbid)
+
+
+def possible_problems(session: Session) -> list[tuple[TorusMesh, Problem]]:
+    """The problems of the meshes that the options allow, as many as are tried, each built once.
+
+    Raises:
+        PinError: no mesh can keep to the pins and bans.
+    """
+    meshes = allowed_meshes(session)[: session.options.trials]
+    problems: list[tuple[TorusMesh, Problem]] = []
+    for mesh in meshes:
+        try:
+            problems.append((mesh, pinned_problem(session, mesh)))
+        except PinError:
+            if mesh == meshes[-1] and not problems:
+                raise
+    return problems
+
+
 def _require_possible_pins(session: Session, meshes: Sequence[TorusMesh]) -> None:
     """Raise the first mesh's `PinError` where no mesh can keep to the pins."""
     first: PinError | None = None
-    for mesh in meshes if session.options.pins or session.kept else ():
+    options = session.options
+    for mesh in meshes if options.pins or options.forbid or session.kept else ():
         try:
             pinned_problem(session, mesh)
         except PinError as error:
@@ -195,9 +225,11 @@ def _require_possible_pins(session: Session, meshes: Sequence[TorusMesh]) -> Non
         raise first
 
 
-def _pins_label(pins: Sequence[str]) -> str:
-    """What tells a study under pins from others."""
-    return f" {hashlib.sha256(repr(pins).encode()).hexdigest()[:12]}" if pins else ""
+def _wishes_label(options: Options) -> str:
+    """What tells a study under pins, bans or a memory limit from others."""
+    more = [each for each in (options.forbid, options.hbm_limit_bytes) if each]
+    wishes = repr((options.pins, *more)) if more else repr(options.pins)
+    return f" {hashlib.sha256(wishes.encode()).hexdigest()[:12]}" if more or options.pins else ""
 
 
 def _with_bound(solved: Solved, bound_seconds: float) -> Solved:
@@ -207,24 +239,34 @@ def _with_bound(solved: Solved, bound_seconds: float) -> Solved:
 
 
 def _judged(session: Session, solved: Solved) -> list[Judged]:
-    target, kept = session.target, session.kept
-    plans = (
-        msgspec.structs.replace(
-            make_plan(
-                session.traced,
-                solved.problem,
-                candidate,
-                solved.outcome,
-                function_name=target.name,
-                target=target.text or None,
-                inputs=target.inputs_text,
-                objective=session.options.objective,
-            ),
-            pins=session.options.pins,
-        )
+    return [
+        Judged(plan_of(session, solved.problem, candidate, solved.outcome))
         for candidate in solved.outcome.candidates
+    ]
+
+
+def plan_of(session: Session, problem: Problem, candidate: Candidate, outcome: Outcome) -> Plan:
+    """Write a candidate as a plan, with what the user asked for."""
+    target, options, limit = session.target, session.options, session.options.hbm_limit_bytes
+    plan = make_plan(
+        session.traced,
+        problem,
+        candidate,
+        outcome,
+        function_name=target.name,
+        target=target.text or None,
+        inputs=target.inputs_text,
+        objective=options.objective,
     )
-    return [Judged(plan if kept is None else with_kept(plan, kept, session.graph)) for plan in plans]
+    predicted = msgspec.structs.replace(plan.predicted, hbm_limit_bytes=round(session.hbm_limit_bytes))
+    plan = msgspec.structs.replace(
+        plan,
+        predicted=predicted,
+        pins=options.pins,
+        forbidden=options.forbid,
+        hbm_limit_bytes=None if limit is None else round(limit),
+    )
+    return plan if session.kept is None else with_kept(plan, session.kept, session.graph)
 
 
 def _distinct(candidates: Sequence[Judged]) -> list[Judged]:

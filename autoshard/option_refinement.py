@@ -205,10 +205,10 @@ def _key(options: Mapping[str, str]) -> str:
 
 def _study_name(session: Session, candidate: Judged) -> str:
     """Equal for equal programs and choices under equal compilers and chip numbers."""
-    slice_ = session.slice_
+    slice_, limit = session.slice_, session.options.hbm_limit_bytes
     facts = repr((program_key(_program(candidate), slice_), searched_choices(slice_)))
     digest = hashlib.sha256(facts.encode()).hexdigest()[:_DIGEST_DIGITS]
     return (
         f"autoshard {autoshard.__version__} options {session.target.name} {slice_.name} {digest}"
-        f"{numbers_label(slice_.chip)}"
+        f"{numbers_label(slice_.chip)}{'' if limit is None else f' {round(limit)}'}"
     )

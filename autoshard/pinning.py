@@ -1,22 +1,9 @@
-"""Pins as text: `PATTERN=SPEC`, what the user fixes before the search.
-
-PATTERN is a glob over argument paths, over result paths after the prefix ``result:``, or over the names of
-einsums after the prefix ``einsum:``, as plans print them: name patterns (``layers/{0..79}/wi``) are expanded
-first.  SPEC is the spec of a plan file: the mesh axes of each dim, dims joined by ``;``, axes by ``,``::
-
-    params/layers/w_up=;x;y,z                  the argument: dim 1 over x, dim 2 over y and z
-    result:1/keys=;x,y,z;;                     a result, `result/1/keys` in the plan
-    einsum:layers/w_up=;;x | x;y,z -> ;;y,z    what an einsum reads, and in what layout it leaves its result
-
-For einsums each part may be ``*`` (free), and parts at the end may be left out.  Axes that a result does not
-name may be open sums.  The order of the axes within a dim is the search's own choice.
-"""
+"""What pins and bans (`autoshard.pin_text`) name: arguments, results and einsums, and layouts on a mesh."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -24,80 +11,28 @@ from autoshard.cost.layouts import REPLICATED
 from autoshard.cost.torus import TorusMesh
 from autoshard.errors import PlanError
 from autoshard.name_patterns import expand_name
+from autoshard.pin_text import ANY, EINSUM, FREE, RESULT, ROOT, PinText, parse_ban, parse_pin
 from autoshard.search.errors import PinError
 from autoshard.search.graph import Graph
-from autoshard.search.pins import OpPin, Pin, ValuePin, Wanted
+from autoshard.search.pins import Banned, OpPin, Pin, ValuePin, Wanted
 from autoshard.specs import format_type, parse_spec
 
 if TYPE_CHECKING:
     from autoshard.trace import Traced
 
-RESULT, EINSUM = "result:", "einsum:"
-FREE = "*"
-_ROOT = "result/"
-"""With which the paths of results begin in plans; a pin may leave it out."""
-_ARROW, _BAR = "->", "|"
 _NEAR = 3
-_EXAMPLE = "`params/layers/w_up=;x;y,z` or `einsum:layers/w_up=;;x | x;y,z`"
 
 
-@dataclass(frozen=True, slots=True)
-class PinText:
-    """A pin taken apart; what it names is not looked up yet.
-
-    Attributes:
-        text: As the user wrote it.
-        kind: "" for arguments, `RESULT` or `EINSUM`.
-        pattern: What it is a pin of.
-        parts: Spec texts: that of the array, or those of an einsum's operands; None is free.
-        result: Spec text of an einsum's result; None is free.
-    """
-
-    text: str
-    kind: str
-    pattern: str
-    parts: tuple[str | None, ...]
-    result: str | None = None
-
-    @property
-    def axes(self) -> frozenset[str]:
-        """The mesh axes that it names."""
-        specs = ";".join(spec for spec in (*self.parts, self.result) if spec is not None)
-        return frozenset(specs.replace(";", ",").split(",")) - {""}
-
-
-def parse_pin(text: str) -> PinText:
-    """Take a pin apart.
-
-    Raises:
-        PinError: it is not of the form ``PATTERN=SPEC``.
-    """
-    pattern, equals, spec = text.rpartition("=")
-    kind = next((prefix for prefix in (RESULT, EINSUM) if pattern.startswith(prefix)), "")
-    pattern, spec = pattern.removeprefix(kind).strip(), "".join(spec.split())
-    pattern = pattern.removeprefix(_ROOT) if kind == RESULT else pattern
-    if not equals or not pattern:
-        raise PinError(f"`{text}` is not a pin: expected PATTERN=SPEC, such as {_EXAMPLE}")
-    if kind != EINSUM:
-        if FREE in spec or _BAR in spec or _ARROW in spec:
-            raise PinError(f"`{text}`: expected one spec; `*`, `|` and `->` are for pins of `{EINSUM}NAME`")
-        return PinText(text, kind, pattern, (spec,))
-    operands, arrow, result = spec.partition(_ARROW)
-    parts = tuple(_part(part) for part in operands.split(_BAR)) if operands or not arrow else ()
-    return PinText(text, kind, pattern, parts, _part(result) if arrow else None)
-
-
-def _part(text: str) -> str | None:
-    return None if text == FREE else text
-
-
-def meshes_with_axes(meshes: Sequence[TorusMesh], pins: Sequence[str]) -> tuple[TorusMesh, ...]:
-    """The meshes that have every axis that the pins name.
+def meshes_with_axes(
+    meshes: Sequence[TorusMesh], pins: Sequence[str], bans: Sequence[str] = ()
+) -> tuple[TorusMesh, ...]:
+    """The meshes that have every axis that the pins and bans name.
 
     Raises:
         PinError: none has.
     """
-    named = {axis: pin for pin in pins for axis in sorted(parse_pin(pin).axes)}
+    texts = (*map(parse_pin, pins), *map(parse_ban, bans))
+    named = {axis: each.text for each in texts for axis in sorted(each.axes)}
     found = tuple(mesh for mesh in meshes if named.keys() <= set(mesh.names))
     if named and not found:
         known = ", ".join(dict.fromkeys(name for mesh in meshes for name in mesh.names))
@@ -113,9 +48,14 @@ def meshes_with_axes(meshes: Sequence[TorusMesh], pins: Sequence[str]) -> tuple[
 
 
 def resolve(
-    pins: Sequence[str], traced: Traced, graph: Graph, mesh: TorusMesh, ordered: Collection[str] = ()
+    pins: Sequence[str],
+    traced: Traced,
+    graph: Graph,
+    mesh: TorusMesh,
+    ordered: Collection[str] = (),
+    bans: Sequence[str] = (),
 ) -> tuple[Pin, ...]:
-    """Look up what pins name, on a mesh that has their axes.
+    """Look up what pins and bans name, on a mesh that has their axes.
 
     Args:
         pins: Pins as text.
@@ -123,13 +63,13 @@ def resolve(
         graph: Its graph.
         mesh: The mesh.
         ordered: Those of the pins, of arguments or results, that fix the order of the axes in a dim too.
+        bans: Bans as text.
 
     Raises:
-        PinError: a pin matches nothing, or its spec does not suit what it matches.
+        PinError: a pin or a ban matches nothing, or its spec does not suit what it matches.
     """
-    return tuple(
-        pin for text in pins for pin in _resolved(parse_pin(text), traced, graph, mesh, text in ordered)
-    )
+    texts = (*map(parse_pin, pins), *map(parse_ban, bans))
+    return tuple(pin for text in texts for pin in _resolved(text, traced, graph, mesh, text.text in ordered))
 
 
 def matches(text: str, traced: Traced, graph: Graph) -> bool:
@@ -138,7 +78,7 @@ def matches(text: str, traced: Traced, graph: Graph) -> bool:
     if pin.kind == EINSUM:
         return bool(_found(pin, [op.name for op in graph.einsums]))
     names = traced.result_names if pin.kind == RESULT else traced.argument_names
-    return bool(_found(pin, [name.removeprefix(_ROOT) if pin.kind else name for name in names]))
+    return bool(_found(pin, [name.removeprefix(ROOT) if pin.kind else name for name in names]))
 
 
 def _resolved(pin: PinText, traced: Traced, graph: Graph, mesh: TorusMesh, ordered: bool) -> Iterator[Pin]:
@@ -152,13 +92,13 @@ def _resolved(pin: PinText, traced: Traced, graph: Graph, mesh: TorusMesh, order
         if pin.kind == RESULT
         else (traced.argument_names, graph.arguments, traced.in_avals)
     )
-    places = {name.removeprefix(_ROOT) if pin.kind else name: place for place, name in enumerate(names)}
+    places = {name.removeprefix(ROOT) if pin.kind else name: place for place, name in enumerate(names)}
     for name in _matching(pin, places, "result" if pin.kind else "argument"):
         place = places[name]
         aval = avals[place]
         what = f"`{name}` {format_type(aval.dtype, aval.shape)}"
         spec, rank = pin.parts[0] or "", len(aval.shape)
-        layout = _layout(pin.text, spec, what, rank, mesh)
+        layout = _layout(pin, spec, what, rank, mesh)
         yield ValuePin(values[place], layout, pin.text, order=_order(spec, rank, mesh) if ordered else ())
 
 
@@ -170,31 +110,28 @@ def _einsum_pin(pin: PinText, index: int, graph: Graph, mesh: TorusMesh) -> OpPi
             f"{len(op.operands)}"
         )
 
-    def layout(spec: str | None, value: int, what: str) -> Wanted | None:
+    def layout(spec: str | None, value: int, what: str) -> Wanted | Banned | None:
         known = graph.values[value]
         what = f"{what} of `{op.name}` ({op.equation}) {format_type(known.dtype, known.shape)}"
-        return None if spec is None else _layout(pin.text, spec, what, len(known.shape), mesh)
+        return None if spec is None else _layout(pin, spec, what, len(known.shape), mesh)
 
     pairs = zip(pin.parts, op.operands, strict=False)
     operands = tuple(layout(spec, value, f"operand {n}") for n, (spec, value) in enumerate(pairs))
     return OpPin(index, operands, layout(pin.result, op.results[0], "the result"), pin.text)
 
 
-def _layout(text: str, spec: str, what: str, rank: int, mesh: TorusMesh) -> Wanted:
-    """The layout that a spec text stands for."""
+def _layout(pin: PinText, spec: str, what: str, rank: int, mesh: TorusMesh) -> Wanted | Banned:
+    """The layout that a spec text stands for, or those that it bans."""
+    if pin.bans:
+        return _banned(pin.text, spec, what, rank, mesh)
     try:
         dims = parse_spec(spec, rank)
     except PlanError as error:
-        raise PinError(f"`{text}`, for {what}: {error}{_rank_hint(spec, rank)}") from None
+        raise PinError(f"`{pin.text}`, for {what}: {error}{_rank_hint(spec, rank)}") from None
     layout = [REPLICATED] * len(mesh.axes)
     for dim, axes in enumerate(dims):
         for axis in axes:
-            if axis not in mesh.names:
-                raise PinError(
-                    f"`{text}` names the mesh axis `{axis}`; the axes of {mesh.slice.name} are "
-                    f"{', '.join(mesh.names)}"
-                )
-            layout[mesh.names.index(axis)] = dim
+            layout[_axis(pin.text, axis, mesh)] = dim
     return tuple(layout)
 
 
@@ -203,11 +140,32 @@ def _order(spec: str, rank: int, mesh: TorusMesh) -> tuple[tuple[int, ...], ...]
     return tuple(tuple(mesh.names.index(axis) for axis in axes) for axes in parse_spec(spec, rank))
 
 
-def _rank_hint(spec: str, rank: int) -> str:
+def _banned(text: str, spec: str, what: str, rank: int, mesh: TorusMesh) -> Banned:
+    dims = spec.split(";") if rank or spec else []
+    if len(dims) != rank:
+        found = f"`{spec}` names {len(dims)} dims (joined by `;`), but the array has rank {rank}."
+        raise PinError(f"`{text}`, for {what}: {found}{_rank_hint(spec, rank, FREE)}")
+    pairs: set[tuple[int, int]] = set()
+    for dim, names in enumerate(dims):
+        listed = [name for name in names.split(",") if name not in ("", FREE)]
+        for name in mesh.names if ANY in listed else listed:
+            pairs.add((_axis(text, name, mesh), dim))
+    return Banned(frozenset(pairs))
+
+
+def _axis(text: str, axis: str, mesh: TorusMesh) -> int:
+    if axis not in mesh.names:
+        known = ", ".join(mesh.names)
+        raise PinError(f"`{text}` names the mesh axis `{axis}`; the axes of {mesh.slice.name} are {known}")
+    return mesh.names.index(axis)
+
+
+def _rank_hint(spec: str, rank: int, free: str = "") -> str:
     if len(spec.split(";")) == rank - 1:
+        left = "free" if free else "whole"
         return (
-            " All dims count, the first one of stacked layers too: it is left whole by a leading `;`, as in "
-            f"`;{spec}`."
+            f" All dims count, the first one of stacked layers too: it is left {left} by a leading "
+            f"`{free};`, as in `{free};{spec}`."
         )
     return ""
 

@@ -49,8 +49,10 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         mesh_axes: the mesh axes, outermost first (`mesh` in the file).
         objective: what was minimised.
         compiler_options: options of the TPU compiler that belong to the plan (`autoshard.compiled.options`).
-        pins: layouts that the user fixed (`autoshard.pinning`).
+        pins: layouts that the user fixed (`autoshard.pin_text`).
         kept: shardings of the model that the plan keeps (`autoshard.kept_shardings`).
+        forbidden: axes that the user forbade for dims (`autoshard.pin_text`).
+        hbm_limit_bytes: HBM per chip that the user allowed; None where it is what a chip has.
         arguments: the arrays of the positional arguments by path, in flat argument order.
         results: the arrays of the result by path, in flat order.
         einsums: the einsums in program order, copies of one in an unrolled program as one record.
@@ -73,6 +75,8 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     compiler_options: dict[str, str] = {}
     pins: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    hbm_limit_bytes: int | None = None
     arguments: dict[str, ArgumentRecord]
     results: dict[str, ResultRecord]
     einsums: tuple[EinsumRecord, ...]

@@ -46,11 +46,12 @@ class SchemaRecord(Record, frozen=True, kw_only=True):
     """Which form the file has: a newer `version` cannot be read, a newer `revision` only adds fields.
 
     Version 2 has name patterns: entries that stand for several arrays or einsums. Version 1 is still read.
-    Its revision 1 added the memory order of arrays and the parts of costs.
+    Its revision 1 added the memory order of arrays and the parts of costs, revision 2 what the user forbade
+    and the memory that the user allowed.
     """
 
     version: int = 2
-    revision: int = 1
+    revision: int = 2
 
 
 class FunctionRecord(Record, frozen=True, kw_only=True):
@@ -214,7 +215,7 @@ class Prediction(Record, frozen=True, kw_only=True):
         exposed_ici_fraction: the part of `ici_seconds` that the model does not hide behind other work.
         hbm_bytes_per_chip: peak memory.
         hbm_by_kind: the same by kind (arguments, results, ...).
-        hbm_limit_bytes: what a chip has for the program.
+        hbm_limit_bytes: what a chip has for the program, or the less that the user allowed.
         flops_per_chip: floating-point operations of the einsums, all trips.
         tokens: how many tokens a step handles, where it is known.
         cost: `seconds` by its parts, all trips; None in older plans.

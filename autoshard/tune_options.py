@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -10,12 +11,14 @@ from autoshard.compiled.options import COMPILE_OPTIONS
 from autoshard.cost.profiles import read_profile
 from autoshard.errors import OptionError
 from autoshard.host import available_cores
-from autoshard.pinning import parse_pin
+from autoshard.pin_text import parse_ban, parse_pin
 from autoshard.search.planner import DEFAULT_GAP
 
 Refine = Literal["none", "compile", "time", "auto"]
 REFINES: tuple[str, ...] = get_args(Refine)
-OBJECTIVES = ("latency",)
+LATENCY, THROUGHPUT = "latency", "throughput"
+OBJECTIVES = (LATENCY,)
+"""What `tune` minimises. On one slice throughput is the same: chip-seconds are chips times seconds."""
 MESHES = ("native", "auto", "search")
 SHARDINGS = ("free", "keep")
 LOCAL = "local"
@@ -28,7 +31,7 @@ class Options:
 
     Raises:
         OptionError: a choice is not known, or a number is out of its range.
-        PinError: a pin is not of the form ``PATTERN=SPEC``.
+        PinError: a pin or a ban is not of the form ``PATTERN=SPEC``.
         ProfileError: the profile is not a sound chip profile.
     """
 
@@ -48,6 +51,8 @@ class Options:
     compile_options: str = "default"
     option_trials: int = 12
     shardings: str = "free"
+    hbm_limit_bytes: float | None = None
+    forbid: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_choice("objective", self.objective, OBJECTIVES)
@@ -63,6 +68,10 @@ class Options:
         _require(self.gap >= 0, "gap", self.gap, "a share of the step time, 0 or more")
         for pin in self.pins:
             parse_pin(pin)
+        for ban in self.forbid:
+            parse_ban(ban)
+        most = self.hbm_limit_bytes
+        _require(most is None or 0 < most < math.inf, "hbm_limit_bytes", most, "bytes above 0, or None")
         if self.profile is not None:
             read_profile(self.profile)
         limit = self.time_limit_seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoshard.attached import attached_slice
 from autoshard.calibration.calibrated import calibrated_slice
@@ -59,6 +59,13 @@ class Session:
         """Whether the slice is what is attached to this process."""
         return self.options.slice_text == LOCAL
 
+    @property
+    def hbm_limit_bytes(self) -> float:
+        """HBM per chip that a plan may use: what a chip has, or less where the user says so."""
+        usable = self.slice_.chip.hbm_usable_bytes
+        asked = self.options.hbm_limit_bytes
+        return usable if asked is None else min(usable, asked)
+
 
 def open_session(target: Target, options: Options, progress: Progress) -> Session:
     """Find the slice and trace the function.
@@ -69,8 +76,7 @@ def open_session(target: Target, options: Options, progress: Progress) -> Sessio
         TraceError: the function cannot be traced, or has a shard_map for another number of devices.
         OptionError: its shardings are to be kept, and there is no one mesh for them on the slice.
     """
-    slice_ = attached_slice() if options.slice_text == LOCAL else parse_slice(options.slice_text)
-    slice_ = calibrated_slice(slice_, options.profile, progress.note)
+    slice_ = _slice_of(options, progress)
     progress.stage(f"trace {target.name}")
     traced = trace(target.function, target.arguments, target.keywords, **target.jit_options)
     _require_runnable_shard_maps(traced, slice_)
@@ -85,6 +91,25 @@ def open_session(target: Target, options: Options, progress: Progress) -> Sessio
     if freed and kept is None:
         progress.note(f"{freed} sharding annotations of `{target.name}` are freed: the plan decides instead")
     return Session(target, options, progress, slice_, traced, graph, kept)
+
+
+def on_slice(session: Session, slice_text: str) -> Session:
+    """The session for another slice; the function is not traced again.
+
+    Raises:
+        SliceError: the slice does not exist.
+        ProfileError: the chip profile is not sound, or of another chip.
+        TraceError: the function has a shard_map for another number of devices.
+    """
+    options = replace(session.options, slice_text=slice_text)
+    slice_ = _slice_of(options, session.progress)
+    _require_runnable_shard_maps(session.traced, slice_)
+    return replace(session, options=options, slice_=slice_)
+
+
+def _slice_of(options: Options, progress: Progress) -> Slice:
+    slice_ = attached_slice() if options.slice_text == LOCAL else parse_slice(options.slice_text)
+    return calibrated_slice(slice_, options.profile, progress.note)
 
 
 def _require_runnable_shard_maps(traced: Traced, slice_: Slice) -> None:

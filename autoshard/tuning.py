@@ -52,6 +52,8 @@ def tune(
     compile_options: CompileOptions = "default",
     option_trials: int = 12,
     shardings: str = "free",
+    hbm_limit_bytes: float | None = None,
+    forbid: Sequence[str] = (),
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -72,7 +74,7 @@ def tune(
         gap: Relative distance to the proven optimum at which the search may stop.
         time_limit_seconds: Limit of each search.
         seed: Of the inputs for timing, and of the search for compile options.
-        pins: Layouts that the plan must keep to, each "PATTERN=SPEC" (`autoshard.pinning`): of an argument
+        pins: Layouts that the plan must keep to, each "PATTERN=SPEC" (`autoshard.pin_text`): of an argument
             ("params/layers/w_*=;x;y,z"), of a result ("result:1/keys=;x;;") or of an einsum
             ("einsum:layers/w_up=;;x | x;y,z -> ;;y,z").
         profile: Chip profile with numbers measured by `autoshard calibrate`; left out, the one that
@@ -82,6 +84,9 @@ def tune(
         option_trials: Most sets of compile options to try, each one a compile.
         shardings: What becomes of the shardings of the model itself: "free", the plan decides instead, or
             "keep", it keeps them, on their mesh, and decides the rest (`autoshard.kept_shardings`).
+        hbm_limit_bytes: HBM per chip that the plan must stay under; left out, what a chip has.
+        forbid: Mesh axes that dims may not be sharded along, each "PATTERN=SPEC" like a pin, the spec naming
+            the forbidden axes of each dim, "*" none and "any" all: "params/*/wq=x;*;*".
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -91,12 +96,12 @@ def tune(
 
     Raises:
         TraceError: The function cannot be traced.
-        InfeasibleError: No plan fits the chips' memory.
+        InfeasibleError: No plan fits the chips' memory, or the limit.
         SliceError: The slice does not exist.
         OptionError: An option is not known, or a number is out of its range; or shardings to keep are over
             several meshes, or over one that cannot lie on the slice.
-        PinError: A pin is malformed, matches nothing, or asks for what is not possible; or a sharding cannot
-            be kept.
+        PinError: A pin or a ban is malformed, matches nothing, or asks for what is not possible; or a
+            sharding cannot be kept.
         ProfileError: The profile is not a sound one of the slice's chip.
     """
     options = Options(
@@ -115,6 +120,8 @@ def tune(
         compile_options=compile_options,
         option_trials=option_trials,
         shardings=shardings,
+        hbm_limit_bytes=hbm_limit_bytes,
+        forbid=tuple(forbid),
     )
     target = target_of(fn, abstract_args, jit_options)
     return run(target, options, progress or Progress(quiet=True)).plan
@@ -163,6 +170,8 @@ def tune_target(
     compile_options: CompileOptions = "default",
     option_trials: int = 12,
     shardings: str = "free",
+    hbm_limit_bytes: float | None = None,
+    forbid: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""
@@ -182,6 +191,8 @@ def tune_target(
         compile_options=compile_options,
         option_trials=option_trials,
         shardings=shardings,
+        hbm_limit_bytes=hbm_limit_bytes,
+        forbid=tuple(forbid),
     )
     if slice != LOCAL:
         parse_slice(slice)  # before a model is loaded, which may take a while
@@ -202,7 +213,7 @@ def run_session(session: Session, started: float) -> TuneResult:
     found = search_candidates(session)
     search_seconds = time.monotonic() - searching
     if not found.candidates:
-        raise _with_pins(does_not_fit(session), session.options.pins)
+        raise _with_wishes(does_not_fit(session), session.options)
     note_replicated(session)
     refinement = Refinement(session, with_first_options(session, found.candidates))
     interrupted = found.interrupted or not _finishes(refinement)
@@ -213,11 +224,14 @@ def run_session(session: Session, started: float) -> TuneResult:
     return TuneResult(plan, search_seconds, time.monotonic() - started, everyone, interrupted)
 
 
-def _with_pins(error: InfeasibleError, pins: Sequence[str]) -> InfeasibleError:
-    """The error, with a word on the pins: without them it might fit."""
-    if not pins:
+def _with_wishes(error: InfeasibleError, options: Options) -> InfeasibleError:
+    """The error, with a word on pins and bans: without them it might fit."""
+    count = len(options.pins) + len(options.forbid)
+    if not count:
         return error
-    held = "1 pin holds: without it" if len(pins) == 1 else f"{len(pins)} pins hold: with fewer of them"
+    kind = "ban" if not options.pins else "pin or ban" if options.forbid else "pin"
+    kinds = kind.replace(" or ", "s and ") + "s"
+    held = f"1 {kind} holds: without it" if count == 1 else f"{count} {kinds} hold: with fewer of them"
     return InfeasibleError(f"{error}; {held} there is more room")
 
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.errors import BudgetError, NoSolutionError, TimeLimitError
+from autoshard.search.experience import Experience
 from autoshard.search.lagrange import Dual, Relaxation, Sample, maximise
-from autoshard.search.least_use import least_use, thriftiest
+from autoshard.search.least_use import require_within, thriftiest
 from autoshard.search.network import BoolArray, FloatArray, Network
 from autoshard.search.reduction import Reduced, reduce
 from autoshard.search.repair import Repair
@@ -25,6 +26,7 @@ from autoshard.search.solution import Solution
 from autoshard.search.solver import solve
 
 _TOLERANCE = 1e-9
+_CLEARLY = 1e-6  # by what share a bound must exceed all costs to prove that nothing keeps the budgets
 _ROOT_STEPS, _STEPS = (5, 8, 20), (6,)  # networks to solve for prices, before each pruning of labels
 _PRICED_SHARE = 0.25
 """Share of the gap that the solution of one priced network may leave open."""
@@ -37,6 +39,8 @@ def solve_with_budgets(
     *,
     gap: float = 0.0,
     time_limit_seconds: float | None = None,
+    experience: Experience | None = None,
+    most_nodes: int | None = None,
 ) -> Solution:
     """Minimise a network subject to `rows[r].use(labels) <= limits[r]` for every r.
 
@@ -46,6 +50,8 @@ def solve_with_budgets(
         limits: one per row, in the row's unit.
         gap: relative distance to the optimum that is good enough; 0.0 asks for the optimum.
         time_limit_seconds: stop after about this long with the best found and its proven bound.
+        most_nodes: stop after so many nodes of the branch and bound, as after the time limit.
+        experience: of earlier calls with this network and gap, and the first of these rows; it is added to.
 
     Returns:
         The solution. `method` is that of `solver.solve` when no budget binds, "priced" when prices alone
@@ -64,10 +70,13 @@ def solve_with_budgets(
         raise ValueError(f"limits must be finite, got {list(limits)}; leave out a row that has none")
     deadline = np.inf if time_limit_seconds is None else monotonic() + time_limit_seconds
     checked = [row.checked(network) for row in rows]
-    free = solve(network, gap=gap, time_limit_seconds=time_limit_seconds)
+    experience = experience or Experience()
+    free = experience.free or solve(network, gap=gap, time_limit_seconds=time_limit_seconds)
+    experience.free = free
     if all(row.use(free.labels) <= limit for row, limit in zip(checked, limits, strict=True)):
         return free
-    return _Search(network, checked, np.array(limits, dtype=np.float64), gap, deadline).run(free)
+    search = _Search(network, checked, np.array(limits, dtype=np.float64), gap, deadline, experience)
+    return search.run(free, most_nodes)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -83,10 +92,18 @@ class _Search:
     """Branch and bound with Lagrangian bounds."""
 
     def __init__(
-        self, network: Network, rows: Sequence[BudgetRow], limits: FloatArray, gap: float, deadline: float
+        self,
+        network: Network,
+        rows: list[BudgetRow],
+        limits: FloatArray,
+        gap: float,
+        deadline: float,
+        experience: Experience,
     ) -> None:
         self._network = network
         self._rows = rows
+        self._experience = experience
+        self._most = _dearest(network)
         self._limits = limits
         self._gap = gap
         self._deadline = deadline
@@ -99,22 +116,36 @@ class _Search:
         self._serial = 0
         self._prices = np.zeros(len(rows))
 
-    def run(self, free: Solution) -> Solution:
+    def run(self, free: Solution, most_nodes: int | None = None) -> Solution:
         """Search from the unbudgeted solution on."""
-        thrifty = [
-            least_use(self._network, row, limit) for row, limit in zip(self._rows, self._limits, strict=True)
-        ]
+        thrifty = [self._least_use(number) for number in range(len(self._rows))]
         scale = abs(free.value) or 1.0
         relaxation = Relaxation(
             self._network, self._rows, self._limits, scale, self._gap * _PRICED_SHARE, self.meet
         )
-        samples = tuple(s for labels in (free.labels, *thrifty) for s in relaxation.samples(labels))
+        for labels in self._experience.known:
+            self._offer_if_within(labels)
+        samples = (
+            *(s for labels in (free.labels, *thrifty) for s in relaxation.samples(labels)),
+            *map(relaxation.sample, self._experience.known),
+        )
         everything = [np.ones(size, np.bool_) for size in self._network.sizes]
         self._push(Dual(free.bound, np.zeros(len(self._rows)), samples), everything)
         self._process(heappop(self._open), relaxation, _ROOT_STEPS)
+        nodes = 1
         while self._open and self._open[0].bound < self._cutoff() and monotonic() < self._deadline:
+            if nodes == most_nodes:
+                break
+            nodes += 1
             self._process(heappop(self._open), relaxation, _STEPS)
         return self._result()
+
+    def _least_use(self, number: int) -> tuple[int, ...]:
+        """The assignment that uses least of a row; raises `BudgetError` where that is too much."""
+        row, limit = self._rows[number], float(self._limits[number])
+        thrifty = self._experience.thriftiest(self._network, self._rows, number)
+        require_within(row, limit, thrifty)
+        return thrifty.labels
 
     def _result(self) -> Solution:
         bound = min([self._closed, *(node.bound for node in self._open)])
@@ -135,14 +166,19 @@ class _Search:
         if labels in self._met:
             return ()
         self._met.add(labels)
-        if (self._repair.excess(labels) <= 0).all():
-            self._offer(labels)
+        self._experience.met.setdefault(labels)
+        self._offer_if_within(labels)
         better = self._repair(labels)
         if better is None or better in self._met:
             return ()
         self._met.add(better)
+        self._experience.met.setdefault(better)
         self._offer(better)
         return (better,)
+
+    def _offer_if_within(self, labels: tuple[int, ...]) -> None:
+        if (self._repair.excess(labels) <= 0).all():
+            self._offer(labels)
 
     def _offer(self, labels: tuple[int, ...]) -> None:
         cost = self._network.value(labels)
@@ -150,8 +186,9 @@ class _Search:
             self._labels, self._value = labels, cost
 
     def _cutoff(self) -> float:
+        """The bound from which on a node holds nothing of interest, or nothing within the budgets at all."""
         if np.isinf(self._value):
-            return np.inf
+            return self._most + _CLEARLY * (abs(self._most) or 1.0)
         return self._value - max(self._gap, _TOLERANCE) * abs(self._value)
 
     def _process(self, node: _Node, relaxation: Relaxation, steps: Sequence[int]) -> None:
@@ -249,3 +286,9 @@ class _Search:
     def _push(self, dual: Dual, allowed: list[BoolArray]) -> None:
         self._serial += 1
         heappush(self._open, _Node(dual.bound, self._serial, allowed, dual.prices, dual.samples))
+
+
+def _dearest(network: Network) -> float:
+    """What no assignment of finite cost costs more than."""
+    tables = [*network.unary, *network.pairwise.values()]
+    return sum(float(np.max(table, where=np.isfinite(table), initial=-np.inf)) for table in tables)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow
+from autoshard.search.budget_search import most_rest_seconds
 from autoshard.search.errors import SearchError
 from autoshard.search.joining import Joint
 from autoshard.search.memory import MemoryModel
-from autoshard.search.planner import DEFAULT_GAP, most_rest_seconds
+from autoshard.search.planner import DEFAULT_GAP
 from autoshard.search.problem import Problem
 
 _MAX_ROWS = 40

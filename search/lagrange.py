@@ -93,9 +93,10 @@ class Relaxation:
 
     def samples(self, labels: tuple[int, ...]) -> list[Sample]:
         """The planes of an assignment and of those that visiting it gave."""
-        return [self._sample(each) for each in (labels, *self.visit(labels))]
+        return [self.sample(each) for each in (labels, *self.visit(labels))]
 
-    def _sample(self, labels: tuple[int, ...]) -> Sample:
+    def sample(self, labels: tuple[int, ...]) -> Sample:
+        """The plane of an assignment."""
         use = np.array([row.use(labels) for row in self.rows])
         excess = (use - self.limits) / self.use_scales
         return Sample(labels, self.network.value(labels) / self.cost_scale, tuple(excess.tolist()))

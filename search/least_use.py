@@ -9,13 +9,8 @@ from autoshard.search.solution import Solution
 from autoshard.search.solver import solve
 
 
-def least_use(network: Network, row: BudgetRow, limit: float) -> tuple[int, ...]:
-    """The assignment, of those the network allows, that uses least of a resource.
-
-    Raises:
-        BudgetError: it uses more than the limit.
-    """
-    thrifty = thriftiest(network, row)
+def require_within(row: BudgetRow, limit: float, thrifty: Solution) -> None:
+    """Raise `BudgetError` where the assignment that uses least of a resource uses more than the limit."""
     if thrifty.bound > limit and row.use(thrifty.labels) > limit:
         message = f"budget {row.name}: the least possible use is {thrifty.value:.6g}, the limit {limit:.6g}"
         raise BudgetError(
@@ -24,7 +19,6 @@ def least_use(network: Network, row: BudgetRow, limit: float) -> tuple[int, ...]
             minimum_use=thrifty.bound,
             limit=limit,
         )
-    return thrifty.labels
 
 
 def thriftiest(network: Network, row: BudgetRow) -> Solution:

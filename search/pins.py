@@ -1,4 +1,4 @@
-"""Pins: layouts that the user fixes, as masks of the labels that are left.
+"""Pins and bans: layouts that the user fixes or forbids, as masks of the labels that are left.
 
 A pin gives a value (an argument, a result) its layout, or tells an op in which layouts to read its operands
 and leave its result.  Either allows some labels of one variable and denies the others; what is denied costs
@@ -8,7 +8,8 @@ values and copies share a variable (`autoshard.search.folding`), hence a pin on 
 In an operand an axis that the pin does not name is replicated.  In the result of an op it may also be left
 open (unreduced): over what the op sums is decided by its operands.  A pin may leave dims *loose*: the axes
 that it does not name may shard these, and no others.  It may also give the *order* of the axes within a dim,
-which is else chosen later (`autoshard.search.ordering`).
+which is else chosen later (`autoshard.search.ordering`).  A ban says the same of the layouts that shard some
+dim along some axis: all others are left.
 """
 
 from __future__ import annotations
@@ -38,19 +39,26 @@ _MOST_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Banned:
+    """The layouts that shard some dim along some axis: any of the `pairs` of mesh axis and tensor dim."""
+
+    pairs: frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class ValuePin:
     """The layout of a value.
 
     Attributes:
         value: Index in `Graph.values`.
-        layout: [A] its layout.
+        layout: [A] its layout, or those that it may not have.
         text: The pin as the user wrote it, for messages.
         loose: Dims that axes which `layout` leaves replicated may shard.
         order: The axes of each dim, major first; empty leaves their order to the search.
     """
 
     value: int
-    layout: Wanted
+    layout: Wanted | Banned
     text: str
     loose: tuple[int, ...] = ()
     order: Order = ()
@@ -58,7 +66,7 @@ class ValuePin:
 
 @dataclass(frozen=True, slots=True)
 class OpPin:
-    """The layouts in which an op reads and leaves its tensors; None leaves one free.
+    """The layouts in which an op reads and leaves its tensors, or may not; None leaves one free.
 
     Attributes:
         op: Index in `Graph.ops`.
@@ -70,8 +78,8 @@ class OpPin:
     """
 
     op: int
-    operands: tuple[Wanted | None, ...]
-    result: Wanted | None
+    operands: tuple[Wanted | Banned | None, ...]
+    result: Wanted | Banned | None
     text: str
     loose: tuple[int, ...] = ()
     order: Order = ()
@@ -139,8 +147,8 @@ class _Masks:
         if not both.any() or not self.orders_agree(pin, variable):
             others = ", ".join(f"`{text}`" for text in dict.fromkeys(self.texts[variable]))
             raise PinError(
-                f"`{pin.text}` contradicts {others}: they pin the same layout (tied arrays and copies of a "
-                "layer have one layout); keep one of them"
+                f"`{pin.text}` contradicts {others}: they are of one layout (tied arrays and copies of a "
+                "layer have one layout) and leave none; keep one of them"
             )
         self.allowed[variable] = both
         self.texts.setdefault(variable, []).append(pin.text)
@@ -175,7 +183,7 @@ class _Masks:
         """The variable of a value and its allowed labels; None where there is nothing to decide."""
         problem, value = self.problem, self.problem.graph.values[pin.value]
         if pin.value not in problem.value_variable:
-            if (_effective(pin.layout, problem.mesh) == REPLICATED).all():
+            if isinstance(pin.layout, Banned) or (_effective(pin.layout, problem.mesh) == REPLICATED).all():
                 return None
             raise PinError(
                 f"`{pin.text}` cannot shard {value.name or 'the array'} {_shape(value.shape)}: an array this "
@@ -187,11 +195,13 @@ class _Masks:
             pin.text, name, pin.value, layouts, pin.layout, pin.loose
         )
 
-    def of_op(self, pin: OpPin) -> tuple[int, BoolArray]:
-        """The variable of an op and its allowed labels."""
+    def of_op(self, pin: OpPin) -> tuple[int, BoolArray] | None:
+        """The variable of an op and its allowed labels; None where a ban has nothing to forbid."""
         problem = self.problem
         op = problem.graph.ops[problem.folding.op_leader[pin.op]]
         if op.index not in problem.op_variable:
+            if any(isinstance(each, Banned) for each in (*pin.operands, pin.result)):
+                return None
             raise PinError(f"`{pin.text}`: `{op.name}` decides nothing, all that it reads is small; drop it")
         variable = problem.op_variable[op.index]
         codes = problem.variables[variable].codes
@@ -220,10 +230,12 @@ class _Masks:
         what: str,
         value: int,
         layouts: Layouts,
-        wanted: Wanted,
+        wanted: Wanted | Banned,
         loose: tuple[int, ...] = (),
     ) -> BoolArray:
-        """[K] which of a tensor's layouts are the wanted one, or one of them; an error where none is."""
+        """[K] which of a tensor's layouts are a wanted one, or not banned; an error where none is wanted."""
+        if isinstance(wanted, Banned):
+            return _spared(layouts, wanted)
         mesh, shape = self.problem.mesh, self.problem.graph.values[value].shape
         asked = _effective(wanted, mesh)
         same = layouts == asked
@@ -242,6 +254,14 @@ class _Masks:
             f"`{text}` cannot hold on {mesh.slice.name}: {what} {_shape(shape)} has no layout "
             f"`{_spec(asked, len(shape), mesh)}`: {reason}; possible are {_shown(layouts, len(shape), mesh)}"
         )
+
+
+def _spared(layouts: Layouts, banned: Banned) -> BoolArray:
+    """[K] the layouts that shard no banned dim along its axis; whole on every chip is always among them."""
+    mask: BoolArray = np.ones(len(layouts), dtype=bool)
+    for axis, dim in banned.pairs:
+        mask &= layouts[:, axis] != dim
+    return mask
 
 
 def _effective(layout: Wanted, mesh: TorusMesh) -> npt.NDArray[np.int8]:

@@ -1,9 +1,8 @@
 """The search: the best plan that fits the chips' HBM, how far it may be from the optimum, and the best
 distinct runners-up.
 
-First without regard to memory; then the point of the program that needs most HBM is added as a budget row
-and the search repeated, until the best plan fits at every point.  Each repetition is a relaxation, so its
-bound holds for the whole problem. Runners-up differ in what they communicate, not in the names of axes.
+The best plan within a limit of memory is found by `autoshard.search.budget_search`. Runners-up differ in what
+they communicate, not in the names of axes.
 """
 
 from __future__ import annotations
@@ -14,42 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoshard.cost.reshard import reshard_collectives
-from autoshard.cost.roofline import stream_seconds
-from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow, priced
+from autoshard.search.budget_search import Best, BudgetSearch, step_seconds
+from autoshard.search.budget_search import Candidate as Candidate
 from autoshard.search.candidates import factor_shards
 from autoshard.search.diversity import HEAVY, distinct_solutions, heavy_einsums
-from autoshard.search.errors import NotWorthError, SearchError
-from autoshard.search.followers import Followers, fold_followers
-from autoshard.search.memory import MemoryModel, Peak
 from autoshard.search.network import Network
-from autoshard.search.problem import REST_PRICE, Problem
+from autoshard.search.problem import Problem
 
 DEFAULT_GAP = 0.01
 """Relative distance to the proven bound at which the search may stop."""
-_MAX_ROWS = 40
-_ROUNDING = 1e-9
 _DEARER = (1.0, 2.0, 8.0)
 """Prices of memory for runners-up, as multiples of those that the best plan is found at."""
 _SPARE = 2
 """Runners-up asked for, as a multiple of those wanted: some do not fit."""
 _NOTABLE = 0.005
 """Share of the step from which on a collective makes two plans different."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One plan of the search.
-
-    Attributes:
-        labels: Label of each variable of the problem.
-        seconds: Predicted step time.
-        peak: HBM per chip.
-    """
-
-    labels: tuple[int, ...]
-    seconds: float
-    peak: Peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,86 +72,43 @@ def search_plans(
         BudgetError: No plan fits; carries the least use and the limit.
         NotWorthError: All plans take longer than `worth_seconds`.
     """
-    memory, followers = MemoryModel(problem), fold_followers(problem)
-    rows: list[BudgetRow] = []
-    limits: list[float] = []
-    while True:
-        best = solve_with_budgets(
-            followers.network, rows, limits, gap=gap, time_limit_seconds=time_limit_seconds
-        )
-        bound_seconds = max(0.0, best.bound - most_rest_seconds(problem, limit_bytes))
-        if bound_seconds > worth_seconds:
-            raise NotWorthError(bound_seconds, worth_seconds)
-        labels = followers.expand(best.labels)
-        peak = memory.peak(labels)
-        on_step(f"{best.value * 1e3:.4g} ms, {peak.nbytes / 2**30:.2f} GiB per chip")
-        if peak.nbytes <= limit_bytes * (1 + _ROUNDING):
-            break
-        if len(rows) == _MAX_ROWS:
-            raise SearchError(
-                f"the plan still needs too much memory at op {peak.point} after {_MAX_ROWS} points of the "
-                "program were made constraints; try another slice or mesh"
-            )
-        row, constant = memory.row(peak.point)
-        rows.append(followers.row(row))
-        limits.append(limit_bytes - constant)
-    first = Candidate(labels, _step_seconds(problem, labels), peak)
-    networks = _priced_networks(followers.network, rows, best.prices)
-    others = _runners_up(problem, followers, networks, memory, first, limit_bytes, top_k - 1)
-    candidates = sorted((first, *others), key=lambda candidate: candidate.seconds)
-    return Outcome(tuple(candidates), min(bound_seconds, candidates[0].seconds), best.method)
-
-
-def _step_seconds(problem: Problem, labels: Sequence[int]) -> float:
-    return problem.network.value(labels) - problem.rest_seconds(labels)
-
-
-def most_rest_seconds(problem: Problem, limit_bytes: float) -> float:
-    """The most that the tie-breaking price can add to a plan that fits: what the bound must give back.
-
-    Arguments are all live at once, so they keep within the limit together; the rest may take turns.
-    """
-    layouts = {n: variable for n, variable in enumerate(problem.variables) if variable.cost is None}
-    nbytes = {n: problem.graph.values[v.subject].nbytes * v.trips for n, v in layouts.items()}
-    arguments = {problem.value_variable.get(value, -1) for value in problem.graph.arguments}
-    at_rest = sum(size for n, size in nbytes.items() if n in arguments)
-    others = sum(size for n, size in nbytes.items() if n not in arguments)
-    return REST_PRICE * stream_seconds(min(limit_bytes, at_rest) + others, problem.mesh.slice.chip)
+    search = BudgetSearch(
+        problem, gap=gap, time_limit_seconds=time_limit_seconds, worth_seconds=worth_seconds, on_step=on_step
+    )
+    best = search.best(limit_bytes)
+    others = runners_up(search, best, limit_bytes, top_k - 1)
+    candidates = sorted((best.candidate, *others), key=lambda candidate: candidate.seconds)
+    return Outcome(tuple(candidates), min(best.bound_seconds, candidates[0].seconds), best.method)
 
 
 def _priced_networks(network: Network, rows: Sequence[BudgetRow], prices: Sequence[float]) -> list[Network]:
     """The network with memory at the prices of the best plan, then dearer, so that more of its plans fit."""
     if not any(prices):
         return [network]
-    return [priced(network, rows, [price * factor for price in prices]) for factor in _DEARER]
+    known = rows[: len(prices)]
+    return [priced(network, known, [price * factor for price in prices]) for factor in _DEARER]
 
 
-def _runners_up(
-    problem: Problem,
-    followers: Followers,
-    networks: Sequence[Network],
-    memory: MemoryModel,
-    best: Candidate,
-    limit_bytes: float,
-    count: int,
-) -> list[Candidate]:
-    """The best distinct plans after the best one.
+def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int) -> list[Candidate]:
+    """At most `count` of the best distinct plans within a limit after the best one.
 
-    Memory is priced in `networks`, ever dearer; what does not fit is dropped.
+    Memory is priced ever dearer; what does not fit is dropped.
     """
     if count <= 0:
         return []
-    notable = _NOTABLE * best.seconds
-    seen = {signature(problem, best.labels, notable)}
+    problem, first = search.problem, best.candidate
+    notable = _NOTABLE * first.seconds
+    seen = {signature(problem, first.labels, notable)}
     found: list[Candidate] = []
-    for network in networks:
-        for labels in distinct_solutions(problem, followers, network, best.labels, _SPARE * (count + 1)):
+    for network in _priced_networks(search.followers.network, search.rows, best.prices):
+        spare = _SPARE * (count + 1)
+        for labels in distinct_solutions(problem, search.followers, network, first.labels, spare):
             mark = signature(problem, labels, notable)
-            peak = memory.peak(labels)
+            peak = search.memory.peak(labels)
             if mark in seen or peak.nbytes > limit_bytes:
                 continue
             seen.add(mark)
-            found.append(Candidate(labels, _step_seconds(problem, labels), peak))
+            found.append(Candidate(labels, step_seconds(problem, labels), peak))
         if len(found) >= count:
             break
     return sorted(found, key=lambda c: c.seconds)[:count]

@@ -8,6 +8,7 @@ import os
 from autoshard.commands import tune_phases
 from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
 from autoshard.commands.virtual_devices import give_devices
+from autoshard.commands.wishes import above_zero, add_forbid, add_hbm_limit, add_pin
 from autoshard.explain import explain
 from autoshard.explain_text import to_text
 from autoshard.plan_file import check_writable
@@ -59,15 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trials", type=positive, default=16, metavar="N", help="meshes to try (default: 16)"
     )
-    parser.add_argument(
-        "--pin",
-        action="append",
-        default=[],
-        metavar="PATTERN=SPEC",
-        help="layout that the plan must keep to, may be repeated: of an argument 'params/layers/w=;x;y,z', "
-        "of a result 'result:1/keys=;x;;', of what an einsum reads and leaves, `*` being free, "
-        "'einsum:layers/w_up=;;x | x;y,z -> *'",
-    )
+    add_pin(parser)
+    add_forbid(parser)
+    add_hbm_limit(parser)
     parser.add_argument(
         "--shardings",
         choices=("free", "keep"),
@@ -89,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--time-limit",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         help="stop the search then, with the best plan so far",
     )
@@ -171,6 +166,8 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         compile_options=arguments.compile_options,
         option_trials=arguments.option_trials,
         shardings=arguments.shardings,
+        hbm_limit_bytes=arguments.hbm_limit,
+        forbid=arguments.forbid,
         progress=progress,
     )
 
@@ -216,14 +213,9 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got `{text}`")
-    return seconds
+def seconds(text: str) -> float:
+    """Read a time above 0, for argparse."""
+    return above_zero(text, "seconds")
 
 
 COMMAND = Command(
@@ -233,6 +225,8 @@ COMMAND = Command(
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs -o plans/decode.json
   autoshard tune mypackage.model:step --slice v4:4x4x4 --refine none --format json
   autoshard tune examples/palm.py:decode_540b --slice v4:4x4x4 --refine none --pin 'params/layers/w_*=;x;y,z'
+  autoshard tune examples/palm.py:decode_540b --slice v4:4x4x4 --forbid 'params/layers/w_*=*;x;*'
+  autoshard tune examples/llama.py:decode_8b --slice v5e:2x4 --hbm-limit 4.5 -o plans/lean.json
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs --trace step.json.gz
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs --compile-options search
   autoshard tune model.py:decode_step --slice local --inputs model.py:decode_inputs -o plans/decode.json

@@ -15,7 +15,7 @@ from dataclasses import replace
 from autoshard.name_patterns import fold_names
 from autoshard.phases.joint_search import Found, Links
 from autoshard.phases.phase import Phase
-from autoshard.pinning import RESULT
+from autoshard.pin_text import RESULT
 from autoshard.search.joining import Joint, Shared
 from autoshard.search.ordering import Orders, Spec, orders_of
 from autoshard.search.problem import Problem

@@ -75,6 +75,7 @@ def test_help_has_examples(command: Any, capsys: pytest.CaptureFixture[str]) -> 
         ([*TUNE, "--top-k", "0"], "expected a whole number of at least 1, got `0`"),
         ([*TUNE, "--time-limit", "soon"], "expected a number of seconds above 0, got `soon`"),
         ([*TUNE, "--refine", "hard"], "invalid choice"),
+        ([*TUNE, "--hbm-limit", "-1"], "expected a number of GiB above 0, got `-1`"),
     ],
 )
 def test_wrong_usage_is_exit_2(
@@ -241,6 +242,7 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         *("--trials", "7", "--storage", "sqlite:///t.db", "--time-limit", "2.5", "--seed", "11", "--quiet"),
         *("--pin", "params/wi=x;y,z", "--pin", "einsum:wi=;;x | *"),
         *("--compile-options", "search", "--option-trials", "5", "--shardings", "keep"),
+        *("--forbid", "params/wi=x;*", "--hbm-limit", "1.5"),
     ]
     assert main([*TUNE, *options]) == 0
     (call,) = tuned
@@ -261,6 +263,8 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         "compile_options": "search",
         "option_trials": 5,
         "shardings": "keep",
+        "hbm_limit_bytes": 1.5 * 2**30,
+        "forbid": ["params/wi=x;*"],
         "profile": None,
     }
 

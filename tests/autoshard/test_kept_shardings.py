@@ -288,7 +288,7 @@ def test_shardings_that_disagree_name_each_other() -> None:
     message = refused(
         outer, array(512, 512, sharding=over("data")), array(512, 64), donate_argnames=("cache",)
     )
-    assert message.startswith("`result:result=;model` contradicts `cache=data;`: they pin the same layout")
+    assert message.startswith("`result:result=;model` contradicts `cache=data;`: they are of one layout")
     assert message.endswith("`--shardings free` frees the shardings of the model")
 
 

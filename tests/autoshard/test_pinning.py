@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 import autoshard
 from autoshard.cost.slices import parse_slice
 from autoshard.errors import InfeasibleError
+from autoshard.explain import explain
+from autoshard.explain_text import to_text
 from autoshard.mesh_study import mesh_label, meshes_to_try
-from autoshard.pinning import EINSUM, RESULT, PinText, meshes_with_axes, parse_pin
+from autoshard.pin_text import EINSUM, RESULT, PinText, parse_ban, parse_pin
+from autoshard.pinning import meshes_with_axes
 from autoshard.plan import Plan
 from autoshard.search.errors import PinError
 
@@ -204,3 +208,95 @@ def test_what_the_pins_leave_no_room_for_says_so() -> None:
     assert tuned(slice_name="v5e:2x2", sizes=sizes).arguments["params/layers/up"].spec != ";;"
     with pytest.raises(InfeasibleError, match="1 pin holds: without it"):
         tuned("params/*=;;", slice_name="v5e:2x2", sizes=sizes)
+
+
+# ---- bans
+
+
+def refused_ban(*bans: str) -> str:
+    with pytest.raises(PinError) as caught:
+        tuned(forbid=bans)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a/*/w=x;*;y,z", ("", "a/*/w", ("x;*;y,z",), None)),
+        ("result:1/keys = *;any", (RESULT, "1/keys", ("*;any",), None)),
+        ("einsum:wi=* | *;y,z -> *", (EINSUM, "wi", (None, "*;y,z"), None)),
+        ("einsum:wi=-> any;*", (EINSUM, "wi", (), "any;*")),
+    ],
+)
+def test_a_ban_is_a_pattern_and_specs(text: str, expected: tuple[Any, ...]) -> None:
+    assert parse_ban(text) == dataclasses.replace(PinText(text, *expected), bans=True)
+
+
+def test_the_axes_of_a_ban() -> None:
+    assert parse_ban("einsum:wi=*;any;x | *-> ;y0,z").axes == {"x", "y0", "z"}
+
+
+def test_a_forbidden_axis_stays_off_the_dim() -> None:
+    free = tuned().arguments["x"].spec.split(";")
+    dim, axes = next((n, axes) for n, axes in enumerate(free) if axes)
+    plan = tuned(forbid=[f"x={axes};*" if dim == 0 else f"x=*;{axes}"])
+    kept = plan.arguments["x"].spec.split(";")[dim]
+    assert not set(axes.split(",")) & set(kept.split(","))
+    assert plan.predicted_seconds >= tuned().predicted_seconds
+
+
+def test_any_keeps_a_dim_whole() -> None:
+    plan = tuned(forbid=["params/*=*;any;*", "x=any;*"])
+    for name in ("up", "down"):
+        assert plan.arguments[f"params/layers/{name}"].spec.split(";")[1] == ""
+    assert plan.arguments["x"].spec.split(";")[0] == ""
+
+
+def test_a_ban_on_a_result_and_on_an_einsum() -> None:
+    assert tuned(forbid=["result:y=any;*"]).results["result/y"].spec.split(";")[0] == ""
+    (up, _) = tuned(forbid=["einsum:layers/up=* | *;any -> *"]).einsums
+    assert "F_" not in up.layout.split("->")[0]
+
+
+def test_the_plan_records_and_explains_its_bans(tmp_path: Path) -> None:
+    plan = tuned(forbid=["x=x;*"])
+    assert (plan.forbidden, plan.pins) == (("x=x;*",), ())
+    plan.save(tmp_path / "plan.json")
+    assert autoshard.load_plan(tmp_path / "plan.json") == plan
+    assert "forbidden: x=x;*" in to_text(explain(plan))
+    tuned().save(tmp_path / "free.json")
+    assert "forbidden" not in (tmp_path / "free.json").read_text()
+
+
+def test_bans_that_cannot_be_understood() -> None:
+    assert "is not a ban: expected PATTERN=SPEC" in refused_ban("wi")
+    assert "are for bans of `einsum:NAME`" in refused_ban("x=* | *")
+    assert refused_ban("params/layer/up=*;x;*").startswith(
+        "`params/layer/up=*;x;*` matches no argument: near to it are `params/layers/up`"
+    )
+    assert "`x=w;*` names the mesh axis `w`, which no mesh of v5e:2x4 that is tried has" in refused_ban(
+        "x=w;*"
+    )
+    message = refused_ban("params/layers/up=x;*")
+    assert "`x;*` names 2 dims (joined by `;`), but the array has rank 3" in message
+    assert message.endswith("it is left free by a leading `*;`, as in `*;x;*`.")
+
+
+def test_a_pin_and_a_ban_that_leave_nothing() -> None:
+    assert refused("x=x;", forbid=["x=x;*"]).startswith("`x=x;*` contradicts `x=x;`")
+
+
+def test_bans_without_room_say_so() -> None:
+    sizes, down = (8, 2**14, 2**16), "params/layers/down=*;any;any"
+    with pytest.raises(InfeasibleError, match="1 ban holds: without it"):
+        tuned(slice_name="v5e:2x2", sizes=sizes, forbid=["params/*=*;any;any"])
+    with pytest.raises(InfeasibleError, match="2 pins and bans hold: with fewer of them"):
+        tuned("params/layers/up=;;", slice_name="v5e:2x2", sizes=sizes, forbid=[down])
+
+
+def test_a_study_under_bans_is_another_study(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    plans = [
+        tuned(slice_name="cpu:8", mesh="auto", storage=storage, forbid=bans) for bans in ((), ("x=any;any",))
+    ]
+    assert plans[1].arguments["x"].spec == ";"

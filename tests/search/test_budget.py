@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.errors import BudgetError, NoSolutionError, TimeLimitError
+from autoshard.search.experience import Experience
 from autoshard.search.k_best import k_best
-from autoshard.search.least_use import least_use
+from autoshard.search.least_use import require_within, thriftiest
 from autoshard.search.network import FloatArray, Network
 from autoshard.search.repair import Repair
 from autoshard.search.solver import solve
@@ -79,9 +80,11 @@ def test_budgets_that_exclude_each_other_are_found_out() -> None:
 
 def test_forbidden_labels_do_not_count_towards_the_least_use() -> None:
     network = _two().restricted({0: np.array([True, True, False])})
-    assert HBM.use(least_use(network, HBM, 5.0)) == 5.0
+    thrifty = thriftiest(network, HBM)
+    assert HBM.use(thrifty.labels) == 5.0
+    require_within(HBM, 5.0, thrifty)
     with pytest.raises(BudgetError, match="least possible use is 5"):
-        least_use(network, HBM, 4.0)
+        require_within(HBM, 4.0, thrifty)
 
 
 def test_priced_charges_every_use() -> None:
@@ -246,3 +249,67 @@ def test_a_gap_is_kept_on_a_transformer_like_network(blocks: Blocks) -> None:
     assert exact.gap == 0.0
     assert near.gap <= 0.02
     assert near.bound <= exact.value <= near.value
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_what_was_learnt_under_other_limits_changes_no_answer(
+    data: st.DataObject, networks: Networks, ranked: Ranked
+) -> None:
+    network = data.draw(networks())
+    uses = st.integers(0, 9).map(float)
+    rows = [
+        BudgetRow(
+            f"row {r}",
+            {i: data.draw(st.lists(uses, min_size=n, max_size=n)) for i, n in enumerate(network.sizes)},
+        )
+        for r in range(2)
+    ]
+    experience = Experience()
+    for limits in data.draw(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=4)):
+        fitting = [
+            value
+            for value, labels in ranked(network)
+            if all(row.use(labels) <= limit for row, limit in zip(rows, limits, strict=True))
+        ]
+        experience.turn()
+        try:
+            found = solve_with_budgets(network, rows, limits, experience=experience)
+        except (BudgetError, NoSolutionError):
+            assert not fitting
+        else:
+            assert found.value == fitting[0]
+            assert found.bound == pytest.approx(fitting[0])
+
+
+def test_budgets_that_many_assignments_miss_together_are_refused_without_trying_them_all() -> None:
+    """Of each of 40 variables a label uses 1 of either row: 2 x 19 units cannot hold them."""
+    network, n = Network(), 40
+    for i in range(n):
+        network.add_variable([1.0, 2.0], f"v{i}")
+    rows = [
+        BudgetRow(name, {i: use for i in range(n)}) for name, use in (("a", [1.0, 0.0]), ("b", [0.0, 1.0]))
+    ]
+    with pytest.raises(BudgetError, match="cannot be kept together: a, b"):
+        solve_with_budgets(network, rows, [19.0, 19.0])
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_few_nodes_leave_an_honest_bound(data: st.DataObject, networks: Networks, ranked: Ranked) -> None:
+    network = data.draw(networks())
+    uses = st.integers(0, 9).map(float)
+    row = BudgetRow(
+        "row", {i: data.draw(st.lists(uses, min_size=n, max_size=n)) for i, n in enumerate(network.sizes)}
+    )
+    limit = data.draw(st.integers(0, 30))
+    fitting = [value for value, labels in ranked(network) if row.use(labels) <= limit]
+    try:
+        found = solve_with_budgets(network, [row], [limit], most_nodes=1)
+    except (BudgetError, NoSolutionError):
+        assert not fitting
+    except TimeLimitError:
+        pass
+    else:
+        assert found.bound <= fitting[0] + 1e-9
+        assert found.value >= fitting[0] - 1e-9

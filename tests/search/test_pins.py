@@ -11,7 +11,7 @@ from autoshard.search.building import build_problem
 from autoshard.search.decisions import spell_out
 from autoshard.search.errors import PinError, SearchError
 from autoshard.search.graph import Graph
-from autoshard.search.pins import OpPin, Pin, ValuePin, pinned
+from autoshard.search.pins import Banned, OpPin, Pin, ValuePin, pinned
 from autoshard.search.planner import search_plans
 from autoshard.search.problem import Problem
 from tests.search.graphs import cache_update, feed_forward, mesh_of, scanned_feed_forward, two_readers
@@ -219,3 +219,53 @@ def test_of_many_pins_those_that_no_plan_has_together_are_named() -> None:
 
 def layout_is(problem: Problem, value: int, label: int, layout: tuple[int, ...]) -> bool:
     return tuple(int(entry) for entry in problem.layouts(value)[label]) == layout
+
+
+# ---- bans
+
+
+def banned(*pairs: tuple[int, int]) -> Banned:
+    return Banned(frozenset(pairs))
+
+
+@pytest.mark.parametrize("pairs", [{(0, 0)}, {(0, 1)}, {(0, 0), (0, 1)}])
+@pytest.mark.parametrize("name", ["wi", "wo", "x"])
+def test_the_optimum_under_a_ban_is_that_of_brute_force(name: str, pairs: set[tuple[int, int]]) -> None:
+    problem = problem_of(feed_forward(512, 128, 512))
+    value = argument(problem, name)
+    held = pinned(problem, [ValuePin(value, Banned(frozenset(pairs)), "ban")])
+    best = search_plans(held, PLENTY, gap=0.0).candidates[0]
+    plans = itertools.product(*(range(size) for size in problem.network.sizes))
+    allowed = [
+        problem.network.value(labels)
+        for labels in plans
+        if all(layout_of(problem, labels, value)[axis] != dim for axis, dim in pairs)
+    ]
+    assert problem.network.value(best.labels) == pytest.approx(min(allowed))
+    assert all(layout_of(problem, best.labels, value)[axis] != dim for axis, dim in pairs)
+
+
+def test_a_ban_on_an_einsum_is_of_what_it_reads_and_leaves() -> None:
+    problem = problem_of(feed_forward(512, 4096, 16384), "v5e:2x2")
+    (free, *_) = spell_out(problem, search_plans(problem, PLENTY).candidates[0].labels).ops
+    read = free.operands[1][-1]
+    dim, axis = next((dim, axes[0]) for dim, axes in enumerate(read) if axes)
+    held = pinned(problem, [OpPin(0, (None, banned((axis, dim))), None, "ban")])
+    (decision, *_) = spell_out(problem, search_plans(held, PLENTY).candidates[0].labels).ops
+    assert axis not in decision.operands[1][-1][dim]
+    held = pinned(problem, [OpPin(0, (), banned((0, 1), (1, 1)), "ban")])
+    (decision, *_) = spell_out(problem, search_plans(held, PLENTY).candidates[0].labels).ops
+    assert decision.made[1] == ()
+
+
+def test_a_ban_on_what_stays_whole_holds_anyway() -> None:
+    problem = problem_of(feed_forward())
+    unnamed = next(v.index for v in problem.graph.values if v.index not in problem.value_variable)
+    assert pinned(problem, [ValuePin(unnamed, banned((0, 0)), "ban")]).network.sizes == problem.network.sizes
+
+
+def test_a_ban_that_contradicts_a_pin_names_both() -> None:
+    problem = problem_of(two_readers())
+    wi = argument(problem, "wi")
+    message = refused(problem, ValuePin(wi, (0,), "wi=y;"), ValuePin(wi, banned((0, 0)), "w*=y;*"))
+    assert message.startswith("`w*=y;*` contradicts `wi=y;`")

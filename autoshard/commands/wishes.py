@@ -1,0 +1,58 @@
+"""What the user allows a plan, as arguments of several commands: forbidden axes, a limit of memory."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_pin(parser: argparse.ArgumentParser) -> None:
+    """Declare `--pin`."""
+    parser.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="PATTERN=SPEC",
+        help="layout that the plan must keep to, may be repeated: of an argument 'params/layers/w=;x;y,z', "
+        "of a result 'result:1/keys=;x;;', of what an einsum reads and leaves, `*` being free, "
+        "'einsum:layers/w_up=;;x | x;y,z -> *'",
+    )
+
+
+def add_forbid(parser: argparse.ArgumentParser) -> None:
+    """Declare `--forbid`."""
+    parser.add_argument(
+        "--forbid",
+        action="append",
+        default=[],
+        metavar="PATTERN=SPEC",
+        help="mesh axes that dims may not be sharded along, may be repeated; PATTERN as in --pin, SPEC the "
+        "axes that each dim may not have, `*` being none and `any` all: 'params/*/wq=x;*;*' keeps axis x "
+        "off dim 0, 'result:1/keys=*;*;any;*' keeps dim 2 whole, 'einsum:layers/w_up=* | *;y,z -> *' is of "
+        "what an einsum reads and leaves",
+    )
+
+
+def add_hbm_limit(parser: argparse.ArgumentParser) -> None:
+    """Declare `--hbm-limit`, which is given in GiB and kept in bytes."""
+    parser.add_argument(
+        "--hbm-limit",
+        type=gib,
+        metavar="GIB",
+        help="memory per chip that the plan must stay under (default: what a chip has)",
+    )
+
+
+def gib(text: str) -> float:
+    """Read an amount of memory in GiB, for argparse; bytes."""
+    return above_zero(text, "GiB") * 2**30
+
+
+def above_zero(text: str, what: str) -> float:
+    """Read a finite number above 0, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of {what} above 0, got `{text}`")
+    return number
