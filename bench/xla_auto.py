@@ -149,8 +149,9 @@ def compiled(
         except subprocess.TimeoutExpired:
             return Side(limit_seconds, trouble=f"no answer within {limit_seconds:.0f} s"), None
         if not answered.exists():
-            words = run.stderr.strip().splitlines()[-1:]
-            return Side(math.nan, trouble=f"exit status {run.returncode}: {''.join(words)[:300]}"), None
+            lines = run.stderr.strip().splitlines()
+            words = next((line for line in reversed(lines) if "Error: " in line), "".join(lines[-1:]))
+            return Side(math.nan, trouble=f"exit status {run.returncode}: {words[:300]}"), None
         answer = json.loads(answered.read_text())
     timeline = estimate_timeline(answer["text"], native_mesh(slice_))
     return Side(answer["seconds"], timeline.seconds, answer["hbm_bytes"]), answer
