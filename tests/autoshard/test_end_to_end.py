@@ -202,9 +202,11 @@ def timing(folder: Path) -> Iterator[Any]:
 
 
 def test_ctrl_c_writes_the_best_so_far_and_leaves_no_children(timing: Any, folder: Path) -> None:
+    timing.send_signal(signal.SIGSTOP)  # on a busy machine it would else end while we look
     children = children_of(timing.pid)
     assert children
     timing.send_signal(signal.SIGINT)
+    timing.send_signal(signal.SIGCONT)
     done = finish(timing)
     assert done.returncode == 130
     assert "interrupted: keeping the best plan known so far" in done.stderr
