@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", ArgumentRecord, ResultRecord)
 
-Orders = tuple[tuple[int, ...] | None, ...]
-"""For each array its dims from the outermost to the innermost; None leaves the order to the compiler."""
-
 _PLATFORM = "tpu"
 
 
@@ -56,13 +53,12 @@ def written_order(rank: int) -> str:
     return ",".join(map(str, range(rank)))
 
 
-def orders_in(arrays: Mapping[str, ArgumentRecord] | Mapping[str, ResultRecord]) -> Orders:
-    """Return the orders that a plan gives its arrays, in flat order; none for all where it gives none."""
-    orders = tuple(
-        None if record.order is None else parse_order(record.order, rank_of(record.type))
-        for record in arrays.values()
-    )
-    return orders if any(order is not None for order in orders) else ()
+def insists_on_written(arrays: Mapping[str, ArgumentRecord]) -> bool:
+    """Say whether some array of a plan is to lie as written, so that nothing is left to the compiler.
+
+    All arrays then do: asked for the order of some alone, the compiler does not keep to it in the results.
+    """
+    return any(record.order == written_order(rank_of(record.type)) for record in arrays.values())
 
 
 def parse_order(text: str, rank: int) -> tuple[int, ...]:

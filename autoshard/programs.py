@@ -40,9 +40,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         result_paths: path of every flat result, for messages.
         enable_x64: whether the function was traced with 64-bit types.
         compiler_options: options of the TPU compiler that belong to it; elsewhere they do nothing.
-        argument_orders: memory order of every flat argument where it is given, for a compiler that chooses
-            the others; empty where none is.
-        result_orders: the same of the results.
+        as_written: whether all arrays lie in memory in the order of their dims, so that the compiler has none
+            to choose.
     """
 
     serialised: bytes
@@ -53,8 +52,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     result_paths: tuple[str, ...]
     enable_x64: bool = False
     compiler_options: dict[str, str] = {}
-    argument_orders: tuple[tuple[int, ...] | None, ...] = ()
-    result_orders: tuple[tuple[int, ...] | None, ...] = ()
+    as_written: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +162,9 @@ def load(program: Program, mesh: jax.sharding.Mesh, *, choose_layouts: bool = Fa
         program: what `export_program` returned.
         mesh: devices with the names and sizes of the program's mesh axes; one device for an unsharded
             program.
-        choose_layouts: leave the memory layout of arguments and results to the compiler where the program
-            does not give it, instead of the order in which their dims are written. A stored tensor that the
-            program reads in another order is else copied in every step.
+        choose_layouts: leave the memory layout of arguments and results to the compiler, unless the program
+            wants the order in which their dims are written. A stored tensor that the program reads in another
+            order is else copied in every step.
     """
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
@@ -183,24 +181,20 @@ def load(program: Program, mesh: jax.sharding.Mesh, *, choose_layouts: bool = Fa
         for aval, sharding in zip(exported.in_avals, exported.in_shardings_jax(mesh), strict=True)
     )
     placed: dict[str, Any] = {"out_shardings": list(result_shardings)}
-    if choose_layouts:
+    if choose_layouts and not program.as_written:
         placed = {
-            "in_shardings": _formats([each.sharding for each in arguments], program.argument_orders),
-            "out_shardings": _formats([s or replicated for s in result_shardings], program.result_orders),
+            "in_shardings": [_any_layout(argument.sharding) for argument in arguments],
+            "out_shardings": [_any_layout(sharding or replicated) for sharding in result_shardings],
         }
         arguments = tuple(jax.ShapeDtypeStruct(each.shape, each.dtype) for each in arguments)
     jitted = jax.jit(call_flat, donate_argnums=program.donated, **placed)
     return LoadedProgram(jitted, arguments, result_shardings)
 
 
-def _formats(shardings: Sequence[Any], orders: Sequence[tuple[int, ...] | None]) -> list[Any]:
-    """Where arrays lie: in the orders that are given, else as the compiler chooses."""
+def _any_layout(sharding: Any) -> Any:
     from jax.experimental.layout import Format, Layout
 
-    return [
-        Format(Layout.AUTO if order is None else Layout(order), sharding)
-        for sharding, order in zip(shardings, orders or (None,) * len(shardings), strict=True)
-    ]
+    return Format(Layout.AUTO, sharding)
 
 
 def chosen_orders(formats: Sequence[Any]) -> tuple[tuple[int, ...], ...]:

@@ -23,7 +23,7 @@ from autoshard.cost.slices import Slice
 from autoshard.cost.torus import MeshAxis
 from autoshard.host import host_memory_bytes
 from autoshard.judged import Judged, with_estimate, with_measurement
-from autoshard.memory_orders import orders_in
+from autoshard.memory_orders import insists_on_written
 from autoshard.partitioner.check import PropagationCheck, check_candidates
 from autoshard.plan import Plan
 from autoshard.programs import Program, abstract_mesh, export_program
@@ -63,8 +63,7 @@ def export_candidate(traced: Traced, plan: Plan, platform: str) -> Program:
     planned_program = msgspec.structs.replace(
         program,
         compiler_options=plan.compiler_options,
-        argument_orders=orders_in(plan.arguments),
-        result_orders=orders_in(plan.results),
+        as_written=insists_on_written(plan.arguments),
     )
     return _with_paths(planned_program, traced)
 

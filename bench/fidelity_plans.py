@@ -145,6 +145,6 @@ def program_id(program: Program, slice_name: str) -> str:
     text = _LOCATION.sub("", str(jax.export.deserialize(bytearray(program.serialised)).mlir_module()))
     options = repr(sorted(program.compiler_options.items()))
     parts: Sequence[str] = (text, slice_name, repr(program.donated), repr(program.mesh_axes), options)
-    if orders := (program.argument_orders, program.result_orders) if program.argument_orders else ():
-        parts = (*parts, repr(orders))
+    if program.as_written:
+        parts = (*parts, "as written")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

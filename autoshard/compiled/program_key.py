@@ -58,7 +58,7 @@ def program_key(program: Program, slice_: Slice) -> str:
         "platform": program.platform,
         "enable_x64": program.enable_x64,
         "options": sorted(program.compiler_options.items()),
-        "orders": (program.argument_orders, program.result_orders),
+        "as_written": program.as_written,
         "slice": (slice_.name, slice_.topology, slice_.num_slices, slice_.wraps),
         "versions": [(name, _version(name)) for name in _PACKAGES],
         "environment": _compiler_variables({**os.environ, **compiler_environment()}),
