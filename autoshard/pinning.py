@@ -72,9 +72,8 @@ def resolve(
     return tuple(pin for text in texts for pin in _resolved(text, traced, graph, mesh, text.text in ordered))
 
 
-def matches(text: str, traced: Traced, graph: Graph) -> bool:
-    """Whether a pin matches anything of a function."""
-    pin = parse_pin(text)
+def matches(pin: PinText, traced: Traced, graph: Graph) -> bool:
+    """Whether a pin or a ban matches anything of a function."""
     if pin.kind == EINSUM:
         return bool(_found(pin, [op.name for op in graph.einsums]))
     names = traced.result_names if pin.kind == RESULT else traced.argument_names

@@ -25,9 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autoshard.text_table import align
-from bench.fidelity_verdicts import Verdict
-
-_INTERRUPTED = 130  # 128 + SIGINT
+from bench.fidelity_verdicts import INTERRUPTED, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ def main() -> None:
         run_sections(sections, found, say, note)
     except KeyboardInterrupt:
         note("interrupted: what is known so far")
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     finally:
         say(summary(found, sections))
     if arguments.page:

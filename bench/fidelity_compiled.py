@@ -21,13 +21,12 @@ from bench.fidelity_cases import CASES, Case, Study
 from bench.fidelity_labels import StalePlanError, price_plan
 from bench.fidelity_report import Report, Row, memory_table, origin_table, ranking_table
 from bench.fidelity_statistics import quantiles
-from bench.fidelity_verdicts import Verdict
+from bench.fidelity_verdicts import Verdict, conclude
 
 LEAST_PLANS, LEAST_CASES = 200, 8
 LEAST_TAU = 0.85
 MOST_REGRET, MOST_WORST_REGRET = 0.03, 0.15
 MOST_MEMORY_ERROR, MOST_MEMORY_ERROR_95 = 0.05, 0.12
-_INTERRUPTED = 130  # 128 + SIGINT
 
 
 def run(say: Callable[[str], None], cases: Sequence[Case] = CASES) -> tuple[Verdict, ...]:
@@ -146,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     options = _parser().parse_args(arguments)
     cases = [case for case in CASES if not options.cases or any(text in case.name for text in options.cases)]
-    try:
+
+    def run_section() -> Sequence[Verdict]:
         if options.rebuild or options.fresh:
             from bench.fidelity_rebuild import rebuild  # only where asked for: it starts compilers
 
@@ -157,14 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 limit_seconds=options.limit,
                 origins=options.origins,
             )
-        found = run(print, cases)
-    except KeyboardInterrupt:
-        print("interrupted; what is known is kept", file=sys.stderr)
-        return _INTERRUPTED
-    print()
-    for verdict in found:
-        print(verdict.line)
-    return 0
+        return run(print, cases)
+
+    return conclude(run_section)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,13 +25,12 @@ from typing import Any
 from autoshard.text_table import align
 from bench.estimated_programs import Lines, Planned, load, name_of, planned_of
 from bench.fidelity_cache import Answer
-from bench.fidelity_verdicts import Verdict
+from bench.fidelity_verdicts import Verdict, conclude
 from bench.published_points import Point, programs_of, read_points
 
 Say = Callable[[str], None]
 
 LIMIT = 0.12
-_INTERRUPTED = 130  # 128 + SIGINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,19 +205,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     options = _parser().parse_args(arguments)
     points = [point for point in read_points() if not options.points or _named(point, options.points)]
-    try:
+
+    def run_section() -> Sequence[Verdict]:
         if options.rebuild:
             from bench.estimated_rebuild import rebuild  # only where asked for: it starts a compiler
 
             rebuild(points, limit_seconds=options.limit, only=options.points)
-        found = report(points, print)
-    except KeyboardInterrupt:
-        print("interrupted; what is known is kept", file=sys.stderr)
-        return _INTERRUPTED
-    print()
-    for verdict in found:
-        print(verdict.line)
-    return 0
+        return report(points, print)
+
+    return conclude(run_section)
 
 
 def _named(point: Point, texts: Sequence[str]) -> bool:

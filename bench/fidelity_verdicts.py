@@ -1,6 +1,10 @@
 """What a section of `python -m bench.fidelity` reports of each of its targets."""
 
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+INTERRUPTED = 130  # 128 + SIGINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +27,16 @@ class Verdict:
     def line(self) -> str:
         """All of it in one line."""
         return f"{self.name}: {self.figure}; target {self.target}: {'met' if self.met else 'MISSED'}"
+
+
+def conclude(run: Callable[[], Sequence[Verdict]]) -> int:
+    """Run a section by itself, print its verdicts last; returns the exit status."""
+    try:
+        found = run()
+    except KeyboardInterrupt:
+        print("interrupted; what is known is kept", file=sys.stderr)
+        return INTERRUPTED
+    print()
+    for verdict in found:
+        print(verdict.line)
+    return 0

@@ -45,10 +45,10 @@ def main() -> int:
     parser.add_argument(
         "--python", action="append", default=[], metavar="LIBRARY=PATH", help="an interpreter"
     )
-    parser.add_argument("--library", help=argparse.SUPPRESS)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.library:
-        return planned_here(options.library, options.phase, options.slice)
+    if options.only:
+        return planned_here(options.only, options.phase, options.slice)
     named = named_pythons(options.python)
     rows = [
         row
@@ -76,7 +76,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def planned_by(python: Path, library: str, phase: str, slice_text: str) -> list[dict[str, Any]]:
     """Plan a library's cases with its interpreter."""
-    command = [str(python), "-m", "bench.zoo_authors", "--library", library]
+    command = [str(python), "-m", "bench.zoo_authors", "--only", library]
     say(f"{library}: {phase}")
     done = subprocess.run(
         [*command, "--phase", phase, "--slice", slice_text],

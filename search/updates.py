@@ -11,7 +11,7 @@ program's with them (`autoshard.memory_orders`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,8 +25,9 @@ _DESTINATION, _UPDATE = 0, 1
 def written_along_shards(problem: Problem, labels: Sequence[int]) -> frozenset[int]:
     """Return the positions of the arguments that a plan writes along a sharded dim."""
     graph = problem.graph
+    outer = {tie.inner: tie.outer for tie in graph.ties}
     written = {
-        _origin(graph, op.operands[_DESTINATION])
+        _origin(graph, outer, op.operands[_DESTINATION])
         for op in graph.ops
         if op.kind is OpKind.UPDATE and op.primitive == _WRITING and _is_split(problem, op, labels)
     }
@@ -35,15 +36,16 @@ def written_along_shards(problem: Problem, labels: Sequence[int]) -> frozenset[i
 
 def _is_split(problem: Problem, op: Op, labels: Sequence[int]) -> bool:
     """Whether a mesh axis shards a dim that an update writes only a part of."""
+    if op.index not in problem.op_variable:
+        return False  # it is small, and whole on every chip
     held = {factor for dim in op.operand_dims[_UPDATE] for factor in dim}
     partly = [factor for dim in op.operand_dims[_DESTINATION] for factor in dim if factor not in held]
     variable = problem.op_variable[op.index]
     return bool(np.isin(problem.variables[variable].codes[labels[variable]], partly).any())
 
 
-def _origin(graph: Graph, value: int) -> int:
+def _origin(graph: Graph, outer: Mapping[int, int], value: int) -> int:
     """The argument that a value is, is a slice of, or was handed on from; else where it comes from."""
-    outer = {tie.inner: tie.outer for tie in graph.ties}
     seen = set[int]()
     while value not in seen:
         seen.add(value)

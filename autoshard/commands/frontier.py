@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
 from autoshard.commands.tune import positive, seconds
-from autoshard.commands.wishes import above_zero, add_forbid, add_hbm_limit, add_pin
+from autoshard.commands.wishes import above_zero, add_forbid, add_hbm_limit, add_mesh, add_pin, add_profile
 from autoshard.errors import InfeasibleError
 from autoshard.plan_file import check_writable
 from autoshard.progress import Progress
@@ -61,12 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="most plans of a slice: the fastest, then those in ever less memory, down to the least possible "
         "(default: 8; 1: the fastest alone)",
     )
-    parser.add_argument(
-        "--mesh",
-        choices=("native", "auto", "search"),
-        default="auto",
-        help="one axis per torus dim; also its factors up to three axes (default); also up to four",
-    )
+    add_mesh(parser)
     parser.add_argument(
         "--trials", type=positive, default=16, metavar="N", help="meshes of a slice to try (default: 16)"
     )
@@ -80,11 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pin(parser)
     add_forbid(parser)
     add_hbm_limit(parser)
-    parser.add_argument(
-        "--profile",
-        metavar="FILE",
-        help="chip profile that `autoshard calibrate` wrote (default: $AUTOSHARD_PROFILE, or none)",
-    )
+    add_profile(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_format(parser)
 

@@ -8,7 +8,7 @@ import os
 from autoshard.commands import tune_phases
 from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
 from autoshard.commands.virtual_devices import give_devices
-from autoshard.commands.wishes import above_zero, add_forbid, add_hbm_limit, add_pin
+from autoshard.commands.wishes import above_zero, add_forbid, add_hbm_limit, add_mesh, add_pin, add_profile
 from autoshard.explain import explain
 from autoshard.explain_text import to_text
 from autoshard.plan_file import check_writable
@@ -51,12 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k", type=positive, default=5, metavar="K", help="candidates to refine (default: 5)"
     )
-    parser.add_argument(
-        "--mesh",
-        choices=("native", "auto", "search"),
-        default="auto",
-        help="one axis per torus dim; also its factors up to three axes (default); also up to four",
-    )
+    add_mesh(parser)
     parser.add_argument(
         "--trials", type=positive, default=16, metavar="N", help="meshes to try (default: 16)"
     )
@@ -70,11 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shardings of the model, those of its abstract arguments and its sharding constraints: the plan "
         "decides instead (default), or keeps them, on their own mesh, and decides the rest",
     )
-    parser.add_argument(
-        "--profile",
-        metavar="FILE",
-        help="chip profile that `autoshard calibrate` wrote (default: $AUTOSHARD_PROFILE, or none)",
-    )
+    add_profile(parser)
     parser.add_argument(
         "--storage",
         metavar="URL",

@@ -48,6 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError(
             "--trace is of one target; `autoshard explain PLAN --trace FILE` writes that of a plan"
         )
+    if arguments.shardings == "keep":
+        raise OptionError(
+            "--shardings keep is of one target; phases have the shardings that planning finds, or --pin"
+        )
     names = unique_names([target.rpartition(":")[2] for target in arguments.target])
     if arguments.output is not None:
         for path in plan_paths(arguments.output, names):
@@ -100,6 +104,8 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> int:
             profile=arguments.profile,
             compile_options=arguments.compile_options,
             option_trials=arguments.option_trials,
+            hbm_limit_bytes=arguments.hbm_limit,
+            forbid=tuple(arguments.forbid),
         ),
         progress=progress,
     )

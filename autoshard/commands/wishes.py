@@ -1,4 +1,4 @@
-"""What the user allows a plan, as arguments of several commands: forbidden axes, a limit of memory."""
+"""What the user allows a search, as arguments of several commands: pins, bans, memory, meshes, the chip."""
 
 from __future__ import annotations
 
@@ -39,6 +39,25 @@ def add_hbm_limit(parser: argparse.ArgumentParser) -> None:
         type=gib,
         metavar="GIB",
         help="memory per chip that the plan must stay under (default: what a chip has)",
+    )
+
+
+def add_mesh(parser: argparse.ArgumentParser) -> None:
+    """Declare `--mesh`."""
+    parser.add_argument(
+        "--mesh",
+        choices=("native", "auto", "search"),
+        default="auto",
+        help="one axis per torus dim; also its factors up to three axes (default); also up to four",
+    )
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """Declare `--profile`."""
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="chip profile that `autoshard calibrate` wrote (default: $AUTOSHARD_PROFILE, or none)",
     )
 
 

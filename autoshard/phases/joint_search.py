@@ -71,7 +71,8 @@ class JointSearch:
     def rank(self) -> float:
         """Solve the only mesh, or rank all in a study that other processes may share; return the bound."""
         pins = [pin for phase in self.phases for pin in phase.session.options.pins]
-        meshes = meshes_with_axes(self.session.meshes, pins)
+        bans = [ban for phase in self.phases for ban in phase.session.options.forbid]
+        meshes = meshes_with_axes(self.session.meshes, pins, bans)
         if len(meshes) == 1:
             self.session.progress.stage(f"plan together on {mesh_label(meshes[0])}")
             self.score(meshes[0])
@@ -96,7 +97,7 @@ class JointSearch:
             joint = self.joined(mesh)
             solution = search_jointly(
                 joint,
-                mesh.slice.chip.hbm_usable_bytes,
+                self.session.hbm_limit_bytes,
                 gap=self.session.options.gap,
                 time_limit_seconds=self.session.options.time_limit_seconds,
             )
@@ -157,11 +158,11 @@ class JointSearch:
 
     def study_name(self) -> str:
         """A name that tells this search from others on one storage."""
-        parts = [
-            (phase.name, phase.runs, phase.session.traced.fingerprint(), phase.session.options.pins)
-            for phase in self.phases
-        ]
-        digest = hashlib.sha256(repr((parts, self.links)).encode()).hexdigest()[:16]
+        all_options = [phase.session.options for phase in self.phases]
+        wishes = [(options.pins, options.forbid) for options in all_options]
+        parts = [(phase.name, phase.runs, phase.session.traced.fingerprint()) for phase in self.phases]
+        limits = (self.session.hbm_limit_bytes, all_options[0].gap, all_options[0].time_limit_seconds)
+        digest = hashlib.sha256(repr((parts, wishes, limits, self.links)).encode()).hexdigest()[:16]
         names = "+".join(phase.name for phase in self.phases)
         return (
             f"autoshard {autoshard.__version__} {names} {self.session.slice_.name} "

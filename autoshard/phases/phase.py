@@ -1,12 +1,13 @@
-"""A phase: a traced function, how often it runs, and the pins that are its own."""
+"""A phase: a traced function, how often it runs, and the pins and bans that are its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from autoshard.errors import OptionError
 from autoshard.phases.matching import Signature
+from autoshard.pin_text import PinText, parse_ban, parse_pin
 from autoshard.pinning import matches
 from autoshard.search.errors import PinError
 from autoshard.tune_session import Session
@@ -21,7 +22,8 @@ class Phase:
 
     Attributes:
         name: Its name, unique among the phases; plan files go by it.
-        session: The traced function with the run's options, and of the pins those that match something of it.
+        session: The traced function with the run's options, and of pins and bans those that match something
+            of it.
         runs: How often it runs, in the unit of the other phases' runs.
     """
 
@@ -36,7 +38,7 @@ class Phase:
 
 
 def make_phases(sessions: Sequence[Session], runs: Sequence[float] | None) -> tuple[Phase, ...]:
-    """Give each function a name, its runs and its pins.
+    """Give each function a name, its runs, its pins and its bans.
 
     Args:
         sessions: The functions, all with the same options.
@@ -44,14 +46,15 @@ def make_phases(sessions: Sequence[Session], runs: Sequence[float] | None) -> tu
 
     Raises:
         OptionError: not as many runs as phases, or one that is not above 0.
-        PinError: a pin matches nothing in any phase.
+        PinError: a pin or a ban matches nothing in any phase.
     """
     counts = checked_runs(runs, len(sessions))
     names = unique_names([session.target.name for session in sessions])
-    pins = _pins_apart(sessions)
+    options = sessions[0].options
+    pins, bans = _apart(sessions, options.pins, parse_pin), _apart(sessions, options.forbid, parse_ban)
     return tuple(
-        Phase(name, replace(session, options=replace(session.options, pins=own)), count)
-        for name, session, own, count in zip(names, sessions, pins, counts, strict=True)
+        Phase(name, replace(session, options=replace(options, pins=own, forbid=banned)), count)
+        for name, session, own, banned, count in zip(names, sessions, pins, bans, counts, strict=True)
     )
 
 
@@ -80,11 +83,12 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return told
 
 
-def _pins_apart(sessions: Sequence[Session]) -> list[tuple[str, ...]]:
-    """For each phase those of the pins that match something of it."""
-    pins = sessions[0].options.pins
-    apart = [tuple(pin for pin in pins if matches(pin, s.traced, s.graph)) for s in sessions]
-    lost = next((pin for pin in pins if not any(pin in own for own in apart)), None)
+def _apart(
+    sessions: Sequence[Session], texts: Sequence[str], parse: Callable[[str], PinText]
+) -> list[tuple[str, ...]]:
+    """For each phase those of the pins or bans that match something of it."""
+    apart = [tuple(text for text in texts if matches(parse(text), s.traced, s.graph)) for s in sessions]
+    lost = next((text for text in texts if not any(text in own for own in apart)), None)
     if lost is not None:
         names = " nor of ".join(f"`{session.target.name}`" for session in sessions)
         raise PinError(

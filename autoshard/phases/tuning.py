@@ -39,6 +39,8 @@ def tune_phases(
     profile: str | os.PathLike[str] | None = None,
     compile_options: CompileOptions = "default",
     option_trials: int = 12,
+    hbm_limit_bytes: float | None = None,
+    forbid: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> JointPlans:
     """Find the best sharding plans of several functions together, with what they share in one layout.
@@ -55,8 +57,8 @@ def tune_phases(
             where in the result.
         weights: How often each phase runs, such as (1, 64); left out, the first runs once and each other 64
             times, once for every token generated.
-        slice: As for `autoshard.tune`, and so are all the others; pins count in every phase in which they
-            match something.
+        slice: As for `autoshard.tune`, and so are all the others; pins and bans count in every phase in which
+            they match something.
         objective: As for `autoshard.tune`.
         top_k: As for `autoshard.tune`, for each phase.
         refine: As for `autoshard.tune`.
@@ -70,6 +72,8 @@ def tune_phases(
         profile: As for `autoshard.tune`.
         compile_options: As for `autoshard.tune`.
         option_trials: As for `autoshard.tune`.
+        hbm_limit_bytes: As for `autoshard.tune`, for each phase.
+        forbid: As for `autoshard.tune`.
         progress: As for `autoshard.tune`.
 
     Returns:
@@ -97,6 +101,8 @@ def tune_phases(
         profile=None if profile is None else os.fspath(profile),
         compile_options=compile_options,
         option_trials=option_trials,
+        hbm_limit_bytes=hbm_limit_bytes,
+        forbid=tuple(forbid),
     )
     pairs = [phase if isinstance(phase, tuple) else (phase, ()) for phase in phases]
     targets = [target_of(function, tuple(arguments), {}) for function, arguments in pairs]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -154,3 +155,13 @@ def test_what_is_written_along_a_sharded_dim_stays_as_written(
     assert plan.arguments["new"].order is None
     program = export_candidate(trace(function, arguments, {}, donate_argnames=("cache",)), plan, "tpu")
     assert program.as_written == (order is not None)
+
+
+def test_a_table_that_depends_on_no_array_may_be_written() -> None:
+    def scaled(x: jax.Array, position: jax.Array) -> jax.Array:
+        table = jax.lax.dynamic_update_slice(jnp.zeros((4, 4)), jnp.ones((1, 4)), (position, 0))
+        return x * table.sum()
+
+    arguments = (jax.ShapeDtypeStruct((1024, 1024), "float32"), jax.ShapeDtypeStruct((), "int32"))
+    plan = autoshard.tune(scaled, *arguments, slice="v5e:2x4", refine="none", top_k=1)
+    assert [record.order for record in plan.arguments.values()] == [None, None]

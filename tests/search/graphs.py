@@ -7,7 +7,7 @@ the order in which the docstring names them.  What op "h" makes is called "h_out
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autoshard.cost.slices import parse_slice
@@ -303,3 +303,13 @@ def labels_of(problem: Problem, **codes: Sequence[int]) -> tuple[int, ...]:
         rows = problem.variables[number].codes.tolist()
         labels[number] = rows.index(list(code))
     return tuple(labels)
+
+
+PROGRAMS: dict[str, Callable[[int, int, int], Graph]] = {
+    "feed forward": lambda b, e, f: feed_forward(b, e, f),
+    "scanned": lambda b, e, f: scanned_feed_forward(2, b, e, f, donated=True),
+    "parallel": lambda b, e, f: parallel_sum(b, e, f),
+    "heads": lambda b, e, f: split_heads(b, e, f),
+    "cache": lambda b, e, f: cache_update(b, e, f, donated=False),
+}
+"""Small programs of three sizes."""

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -12,29 +11,16 @@ from hypothesis import strategies as st
 from autoshard.search.budget_search import BudgetSearch
 from autoshard.search.building import build_problem
 from autoshard.search.errors import BudgetError
-from autoshard.search.graph import Graph
 from autoshard.search.least_memory import TOLERANCE, least_memory
 from autoshard.search.memory import MemoryModel
 from autoshard.search.memory_front import FrontPoint, MemoryFront
 from autoshard.search.problem import Problem
 from tests.search.graphs import (
-    cache_update,
-    feed_forward,
+    PROGRAMS,
     mesh_of,
-    parallel_sum,
-    scanned_feed_forward,
-    split_heads,
 )
 
 PLENTY = 1e12
-Sized = Callable[[int, int, int], Graph]
-PROGRAMS: dict[str, Sized] = {
-    "feed forward": lambda b, e, f: feed_forward(b, e, f),
-    "scanned": lambda b, e, f: scanned_feed_forward(2, b, e, f, donated=True),
-    "parallel": lambda b, e, f: parallel_sum(b, e, f),
-    "heads": lambda b, e, f: split_heads(b, e, f),
-    "cache": lambda b, e, f: cache_update(b, e, f, donated=False),
-}
 SIZES = st.sampled_from(((4, 8, 16), (512, 128, 512)))
 CASES = st.tuples(st.sampled_from(sorted(PROGRAMS)), SIZES)
 Case = tuple[str, tuple[int, int, int]]

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -21,25 +20,16 @@ from autoshard.search.movements import COPY
 from autoshard.search.planner import Outcome, search_plans, signature
 from autoshard.search.problem import Problem
 from tests.search.graphs import (
-    cache_update,
+    PROGRAMS,
     feed_forward,
     labels_of,
     mesh_of,
     parallel_sum,
     scanned_feed_forward,
-    split_heads,
     two_readers,
 )
 
 NONE = -1
-Sized = Callable[[int, int, int], Graph]
-PROGRAMS: dict[str, Sized] = {
-    "feed forward": lambda b, e, f: feed_forward(b, e, f),
-    "scanned": lambda b, e, f: scanned_feed_forward(2, b, e, f, donated=True),
-    "parallel": lambda b, e, f: parallel_sum(b, e, f),
-    "heads": lambda b, e, f: split_heads(b, e, f),
-    "cache": lambda b, e, f: cache_update(b, e, f, donated=False),
-}
 CASES = st.sampled_from(
     [(name, *sizes) for name in sorted(PROGRAMS) for sizes in ((4, 8, 16), (512, 128, 512))]
 )

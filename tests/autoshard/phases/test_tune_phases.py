@@ -137,6 +137,24 @@ def test_a_pin_that_matches_in_no_phase_is_refused() -> None:
         planned(pins=["cash=x;;;"])
 
 
+def test_bans_hold_in_the_phases_that_they_match_and_the_limit_in_all() -> None:
+    free = planned(pins=["params/up=;;x"], mesh="native").plans["prefill"]
+    assert free.arguments["params/up"].spec == ";;x"
+    ban = "params/up=*;*;x"
+    limit = 2**30
+    held = planned(forbid=[ban, "seen=any;*;*;*"], hbm_limit_bytes=limit, mesh="native")
+    assert [plan.forbidden for plan in held.plans.values()] == [(ban,), (ban, "seen=any;*;*;*")]
+    for plan in held.plans.values():
+        assert "x" not in plan.arguments["params/up"].spec.split(";")[2].split(",")
+        assert plan.hbm_limit_bytes == limit
+        assert plan.hbm_bytes_per_chip <= limit
+
+
+def test_a_limit_that_no_phase_keeps_is_refused() -> None:
+    with pytest.raises(InfeasibleError, match="GiB"):
+        planned(hbm_limit_bytes=1000)
+
+
 def test_the_default_runs_are_said() -> None:
     found = planned(runs=None)
     assert [phase.runs for phase in found.phases] == [1, 64]
@@ -244,6 +262,7 @@ def test_the_command_prints_json(model: Path, capsys: pytest.CaptureFixture[str]
         (["m.py:f", "--share", "params"], "--share is of phases that are planned together"),
         (["m.py:f", "--weights", "1,2"], "--weights is of phases that are planned together"),
         (["m.py:f", "m.py:g", "--share", "p", "--trace", "t.json"], "--trace is of one target"),
+        (["m.py:f", "m.py:g", "--share", "p", "--shardings", "keep"], "--shardings keep is of one target"),
         (
             ["m.py:f", "m.py:g", "--share", "p", "--inputs", "m.py:i"],
             "--inputs is given 1 times for 2 targets",
