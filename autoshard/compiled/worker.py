@@ -28,7 +28,7 @@ from autoshard.compiled.rematerialisation import rematerialised_in
 from autoshard.compiled.timeline import CompiledCollective, estimate_timeline
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.cost.torus import MeshAxis, TorusMesh
-from autoshard.host import host_memory_bytes
+from autoshard.host import host_memory_bytes, host_swap_bytes
 from autoshard.programs import Program
 from autoshard.topology import compiler_environment, compiler_skip_reason
 from autoshard.workers import Outcome, run_jobs, serve
@@ -40,7 +40,7 @@ _UNIT_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _REMATERIALISATION = "Involuntary full rematerialization"
 _LOG_TAIL_CHARACTERS = 1000
 _HOST_MEMORY_SHARE = 0.8
-"""Of the host's memory, what all compiles together may hold."""
+"""Of the host's memory and swap, what all compiles together may hold."""
 
 
 class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +150,7 @@ def compile_all(
         module="autoshard.compiled.worker",
         workers=workers,
         time_limit_seconds=time_limit_seconds,
-        memory_limit_bytes=_HOST_MEMORY_SHARE * host_memory_bytes(),
+        memory_limit_bytes=_HOST_MEMORY_SHARE * (host_memory_bytes() + host_swap_bytes()),
         environment=compiler_environment(),
         on_start=None if on_start is None else lambda job: on_start(new[job]),
     )
