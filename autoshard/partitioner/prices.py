@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import prod
+from math import inf, prod
 
 import numpy as np
 
 from autoshard.compiled.replica_groups import axes_of_groups, varying_axes
 from autoshard.cost.collectives import Kind, collective_seconds
-from autoshard.cost.compiler_habits import scatter_becomes_all_reduce
+from autoshard.cost.compiler_habits import lane_waste, scatter_becomes_all_reduce
 from autoshard.cost.layouts import REPLICATED, Layouts
 from autoshard.cost.reshard import reshard_collectives
 from autoshard.cost.torus import MeshAxis, TorusMesh
@@ -107,8 +107,12 @@ def _compiled_kind(found: Found, mesh: TorusMesh) -> str:
     source, target = found.source.sharding, found.target.sharding
     if found.kind != Kind.REDUCE_SCATTER or not source or not target or source[-1] == target[-1]:
         return found.kind
-    shard = found.target.shape[-1] // prod(part.size for part in target[-1])
-    habit = scatter_becomes_all_reduce(shard, round(found.source.itemsize), mesh.slice.chip)
+    *others, shard = (
+        size // prod(part.size for part in parts)
+        for size, parts in zip(found.target.shape, target, strict=True)
+    )
+    waste = min((float(lane_waste(size)) for size in others), default=inf)
+    habit = scatter_becomes_all_reduce(shard, waste, round(found.source.itemsize), mesh.slice.chip)
     return Kind.ALL_REDUCE.value if bool(habit) else found.kind
 
 
