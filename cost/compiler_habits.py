@@ -5,19 +5,20 @@ All of it was read out of programs that libtpu 0.0.42.1 compiled.
 A scatter whose tiles do not come out even. The TPU keeps arrays in tiles of 128 lanes along the minor dim,
 16-bit values in pairs. A reduce-scatter over the minor dim of bfloat16 stays one where each shard is a
 multiple of 256; where it is an odd multiple of 128 (128, 384, 640, 1152) the compiler all-reduces the whole
-tensor and takes a slice: twice the bytes. A shard that is no multiple of 128 is scattered if another dim makes
-the better minor one, which is then moved there: where that dim, rounded up to lanes, grows by less than the
+tensor and takes a slice: twice the bytes. A shard that is no multiple of 128 is scattered if another dim is
+a better minor one, which is then moved there: where that dim, rounded up to lanes, grows by less than the
 shard does. Where none is better, as with 64 sequences and shards of 288 (128 / 64 > 384 / 288), all is
-all-reduced. Tried: ``[B, K_x] x [K_x, E] -> [B, E_x]`` on 4 chips of v4, v5e, v5p and v6e, all alike, float32
-like bfloat16 but for the pairs.
+all-reduced. Tried: ``[B, K_x] x [K_x, E] -> [B, E_x]`` on 4 chips of v4, v5e, v5p and v6e, all alike,
+float32 like bfloat16 but for the pairs.
 
-Tiles have 8 rows, 16 for packed values, along the second minor dim. That is the last of the other dims, or one
-that wastes less of the rows where the last is small (of ``[64, 1, E]`` the first). Over that dim, too, only
-whole tiles are scattered: shards of a multiple of 16 rows for bfloat16, of 8 for float32; and where no other
-dim is left beside it, shards that fill at least two thirds of their rows, rounded up to 16. So the residual
-stream of a decode step, ``[B, 1, E]``, is scattered over its sequences only if each chip gets 11 or more. All
-other dims are scattered freely. Tried: 70 shapes of two to four dims on 4 chips of v4, some on v6e; the rule
-says of ``[4, 4, E]`` alone what is not so. Not in the rule: tensors of a few KiB are always all-reduced.
+Tiles have 8 rows, 16 for packed values, along the second minor dim. That is the last of the other dims, or
+one that wastes less of the rows where the last is small (of ``[64, 1, E]`` the first). Over that dim, too,
+only whole tiles are scattered: shards of a multiple of 16 rows for bfloat16, of 8 for float32; and where no
+other dim is left beside it, shards that fill at least two thirds of their rows, rounded up to 16. So the
+residual stream of a decode step, ``[B, 1, E]``, is scattered over its sequences only if each chip gets 11 or
+more. All other dims are scattered freely. Tried: 70 shapes of two to four dims on 4 chips of v4, some on v6e;
+of ``[4, 4, E]`` alone the rule says what is not so. Not in the rule: tensors of a few KiB are always
+all-reduced.
 
 A gather of two dims at once. Where one constraint asks for a weight whole that is sharded over two of its
 dims, the compiler gathers the shards as a list and puts them in order by copies that take longer than the
@@ -143,9 +144,7 @@ def _tile_rows(itemsize: int) -> int:
     return _PACKED_ROWS if itemsize == _PACKED_BYTES else _ROWS
 
 
-def _local_shape(
-    source: Layouts, target: Layouts, shape: tuple[int, ...], mesh: TorusMesh
-) -> list[Integers]:
+def _local_shape(source: Layouts, target: Layouts, shape: tuple[int, ...], mesh: TorusMesh) -> list[Integers]:
     """``[K, J]`` sizes of each dim on one chip, after scatters and before axes move or are gathered.
 
     A target that is replicated gives those before the scatters.
