@@ -7,12 +7,12 @@ as the model was short of.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from autoshard.errors import CompileError
 from autoshard.judged import OK, Judged
-from autoshard.mesh_search import search_candidates
+from autoshard.mesh_search import SearchResult
 from autoshard.option_refinement import OptionRefinement, with_first_options
 from autoshard.refining import (
     compile_candidates,
@@ -44,11 +44,13 @@ class Refinement:
     Attributes:
         session: What is planned.
         candidates: With what every tier has said so far.
+        search: Finds candidates that leave so many bytes of HBM per chip free.
         skipped: Why a tier did not run.
     """
 
     session: Session
     candidates: list[Judged]
+    search: Callable[[float], SearchResult]
     skipped: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -117,7 +119,7 @@ class Refinement:
                 "the compiler finds no candidate that fits; searching again with "
                 f"{headroom_bytes / 2**30:.2f} GiB per chip held back"
             )
-            found = search_candidates(self.session, headroom_bytes)
+            found = self.search(headroom_bytes)
             self.candidates += with_first_options(self.session, found.candidates)
             if found.interrupted:
                 raise KeyboardInterrupt

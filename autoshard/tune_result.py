@@ -49,5 +49,7 @@ def to_json(result: TuneResult, plan_path: str | None) -> str:
         "search_seconds": result.search_seconds,
         "total_seconds": result.total_seconds,
         "candidates": msgspec.to_builtins(result.candidates),
+        "choices": plan.choices,
+        "combinations": msgspec.to_builtins(plan.combinations),
     }
     return json.dumps(facts, indent=2, ensure_ascii=False)
