@@ -31,6 +31,8 @@ from autoshard.tune_options import Options
 from autoshard.tune_session import Session
 
 _COMBINATIONS_OF_CANDIDATES = 3
+_PRICED = 8
+"""The fastest combinations, whose times a plan shows; of the others it says that they are slower."""
 
 
 class ChoiceSearch:
@@ -95,7 +97,7 @@ class ChoiceSearch:
             price,
             study_name=self._study_name(pricing.headroom_bytes),
             trials=options.trials,
-            wanted=wanted,
+            wanted=_PRICED,
             seed=options.seed,
             storage=options.storage,
         )
@@ -126,8 +128,17 @@ class ChoiceSearch:
         return sorted(candidates, key=lambda candidate: candidate.seconds)
 
     def _records(self) -> tuple[CombinationRecord, ...]:
-        """What a plan keeps of the combinations: the fastest first, those without a plan last."""
-        refused = {values: Priced(reason) for values, reason in self.sessions.refused.items()}
+        """What a plan keeps of the combinations: the fastest first, those without a plan last.
+
+        It is the same whether a slow one was pruned or not, which depends on what was known by then.
+        """
+        ranked = _ranked(self._known)
+        timed = [pair for pair in ranked if pair[1].seconds is not None][:_PRICED]
+        shown = {values: priced for values, priced in timed}
+        for values, priced in self._known.items():
+            slow = Priced(f"slower than the {len(timed)} fastest")
+            shown.setdefault(values, priced if priced.bound_seconds is None else slow)
+        shown |= {values: Priced(reason) for values, reason in self.sessions.refused.items()}
         return tuple(
             CombinationRecord(
                 values=self.sessions.named(values),
@@ -135,14 +146,14 @@ class ChoiceSearch:
                 hbm_bytes_per_chip=None if priced.hbm_bytes is None else round(priced.hbm_bytes),
                 status=priced.status,
             )
-            for values, priced in _ranked({**self._known, **refused})
+            for values, priced in shown.items()
         )
 
     def _study_name(self, headroom_bytes: float) -> str:
         """Equal for equal choices, and for what prices a program alike."""
         options, first = self.options, self.session
         texts = [choice_text(name, values) for name, values in self.choices.items()]
-        facts = repr((texts, self.wanted, options.trials, options.shardings))
+        facts = repr((texts, _PRICED, options.trials, options.shardings))
         return (
             f"autoshard {autoshard.__version__} choices {first.target.name} {first.slice_.name} "
             f"{options.mesh} {_digest(facts)} {limits_label(first, headroom_bytes)}"

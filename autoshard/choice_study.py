@@ -14,8 +14,8 @@ it stopped, and processes that share a storage end with the same combination as 
 work: a trial that another process has begun is left for last, since that one may have died. A trial holds for
 the program that it was made with, by its fingerprint.
 
-The estimator learns from the good trials, told from all others. Good are here no more trials than are of use,
-and those are never pruned: so it does not matter which process pruned what of the others.
+The estimator learns from the good trials, a tenth, told from all others. The good ones are never pruned, and
+it does not look at the times of the others: so it does not matter which process pruned what.
 
 Source of the estimator: Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011.
 """
@@ -39,8 +39,10 @@ _TOGETHER = 4
 """Combinations that are proposed before any of them is priced: work for several processes."""
 _RANDOM = 4
 """Trials before the estimator begins: until then proposals are random."""
+_CANDIDATES = 2
+"""Values among which the estimator takes the likelier: with more it soon proposes the same always."""
 _PROPOSALS = 64
-"""Proposals in a row that are all known, after which the search is over."""
+"""Proposals of the estimator for one batch; then as many random ones, and where all are known it is over."""
 
 Identify = Callable[[Values], str | None]
 """Gives the fingerprint of a combination's program, None where there is none (it cannot be traced)."""
@@ -82,7 +84,7 @@ def price_combinations(
     everything = combination_count(choices) <= trials
     name = study_name if everything else f"{study_name} seed {seed} of {trials}"
     store = ChoiceTrials(open_study(name, storage), choices)
-    search = _Search(identify, price, store, wanted)
+    search = _Search(identify, price, store, wanted if everything else max(wanted, math.ceil(trials / 10)))
     if everything:
         search.settle(list(combinations(choices)))
     else:
@@ -151,12 +153,9 @@ class _Proposals:
         """What the estimator proposes next and is not known."""
         found: list[Values] = []
         for attempt in itertools.count():
-            if len(found) >= count or attempt >= _PROPOSALS:
+            if len(found) >= count or attempt >= 2 * _PROPOSALS:
                 return found
-            number = f"{self.seed} {len(self.considered)} {attempt}"
-            self.past.sampler = optuna.samplers.TPESampler(
-                seed=random.Random(number).getrandbits(32), n_startup_trials=_RANDOM, gamma=self.good
-            )
+            self.past.sampler = self.sampler(attempt)
             trial = self.past.ask(self.distributions)
             self.past.tell(trial, state=TrialState.FAIL)
             values = tuple(trial.params[name] for name in self.choices)
@@ -164,9 +163,12 @@ class _Proposals:
                 found.append(values)
         return found
 
-    def good(self, count: int) -> int:
-        """How many of so many trials are good: a tenth, as Optuna has it."""
-        return min(math.ceil(count / 10), self.search.wanted)
+    def sampler(self, attempt: int) -> optuna.samplers.BaseSampler:
+        """What proposes at an attempt: the estimator, and where it has nothing new, chance."""
+        number = random.Random(f"{self.seed} {len(self.considered)} {attempt}").getrandbits(32)
+        if attempt >= _PROPOSALS:
+            return optuna.samplers.RandomSampler(number)
+        return optuna.samplers.TPESampler(seed=number, n_startup_trials=_RANDOM, n_ei_candidates=_CANDIDATES)
 
     def remember(self, values: Values) -> None:
         """Tell the estimator; what is pruned counts with its lower bound."""

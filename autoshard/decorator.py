@@ -115,7 +115,8 @@ class PlannedFunction:
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         """Return the shapes of the results, as `jax.jit(...).eval_shape`."""
         chosen = {} if self.plan is None else self.plan.choices
-        return Unplanned(self.function, self.jit_options).eval_shape(*args, **{**kwargs, **chosen})
+        options = with_static_names(self.jit_options, tuple(chosen))
+        return Unplanned(self.function, options).eval_shape(*args, **{**kwargs, **chosen})
 
     def clear_cache(self) -> None:
         """Forget compiled programs and read the plan again at the next call."""

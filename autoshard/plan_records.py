@@ -272,7 +272,7 @@ class CombinationRecord(Record, frozen=True, kw_only=True):
         values: the value of each choice.
         predicted_seconds: predicted step time; None where there is no plan.
         hbm_bytes_per_chip: predicted peak memory; where nothing fits, what is needed at least.
-        status: "ok", or why there is no plan: pruned, does not fit, cannot be traced.
+        status: "ok", or why there is no time: slower than others, does not fit, cannot be traced.
     """
 
     values: dict[str, str | int | bool | None]
