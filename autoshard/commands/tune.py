@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         default=os.environ.get("OPTUNA_STORAGE"),
         help="where trials are kept, so that a run resumes and several share the work: sqlite:///tune.db, "
-        "journal:///tune.log, postgresql+psycopg://user@host/db (default: $OPTUNA_STORAGE)",
+        "journal:///tune.log, postgresql://user@host/db (default: $OPTUNA_STORAGE)",
     )
     parser.add_argument(
         "--time-limit",

@@ -62,12 +62,13 @@ def study(
     wanted: int = 1,
     seed: int = 0,
     program: str = "p",
+    name: str = "s",
 ) -> dict[Values, Priced]:
     return price_combinations(
         choices,
         lambda values: f"{program} {values}",
         price,
-        study_name="s",
+        study_name=name,
         trials=trials,
         wanted=wanted,
         seed=seed,
@@ -164,7 +165,7 @@ def test_a_trial_that_was_stopped_is_tried_again(stop: type[BaseException], tmp_
     assert asked == list(combinations(CHOICES))[4:]
 
 
-def killed(storage: str, after: int, choices: Choices, price: Price) -> None:
+def killed(storage: str, after: int, choices: Choices, price: Price, name: str = "s") -> None:
     """Search, and kill this process while it prices one more than so many."""
     done: list[Values] = []
 
@@ -174,7 +175,7 @@ def killed(storage: str, after: int, choices: Choices, price: Price) -> None:
         done.append(values)
         return price(values, worth_seconds)
 
-    study(dying, choices, storage=storage, trials=20)
+    study(dying, choices, storage=storage, trials=20, name=name)
 
 
 @pytest.mark.parametrize(("kind", "choices", "priced"), SHARED, ids=["sqlite", "journal"])
@@ -194,8 +195,8 @@ def test_a_killed_search_goes_on_to_the_same_end(
     assert sorted(map(repr, asked)) == sorted(map(repr, list(alone)[5:]))
 
 
-def search_in_turn(storage: str, choices: Choices, price: Price) -> None:
-    study(price, choices, storage=storage, trials=20)
+def searching(storage: str, choices: Choices, price: Price, name: str = "s") -> None:
+    study(price, choices, storage=storage, trials=20, name=name)
 
 
 @pytest.mark.parametrize(("kind", "choices", "priced"), SHARED, ids=["sqlite", "journal"])
@@ -203,7 +204,7 @@ def test_two_processes_in_one_study_end_as_one_alone(
     kind: str, choices: Choices, priced: Price, tmp_path: Path
 ) -> None:
     storage, context = f"{kind}:///{tmp_path / 'tune'}", multiprocessing.get_context("spawn")
-    both = [context.Process(target=search_in_turn, args=(storage, choices, priced)) for _ in range(2)]
+    both = [context.Process(target=searching, args=(storage, choices, priced)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
