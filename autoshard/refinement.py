@@ -21,6 +21,7 @@ from autoshard.refining import (
     time_candidates,
 )
 from autoshard.topology import compiler_skip_reason
+from autoshard.trace import Traced
 from autoshard.tune_session import Session
 
 ESTIMATED, MEASURED = "estimated", "measured"
@@ -166,10 +167,16 @@ class Refinement:
         able = [i for i, candidate in enumerate(self.candidates) if candidate.status == OK]
         if not able:
             return
+        programs = [self.candidates[i].traced or self.session.traced for i in able]
+        for program in {id(each): each for each in programs}.values():
+            self._time_these(program, [i for i, own in zip(able, programs, strict=True) if own is program])
+
+    def _time_these(self, traced: Traced, able: Sequence[int]) -> None:
+        """Time candidates of one program; what they compute is compared with that program, not sharded."""
         session = self.session
         session.progress.stage("time")
         judged = time_candidates(
-            session.traced,
+            traced,
             [self.candidates[i] for i in able],
             cpu_devices=None if session.on_attached_devices else session.slice_.n_chips,
             platform=_PLATFORMS[session.slice_.chip.kind],
