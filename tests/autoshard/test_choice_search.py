@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 import autoshard
-from autoshard import choice_search, combination_pricing
+from autoshard import choice_search, combination_pricing, refinement
 from autoshard.choices import Choices, combination_label
 from autoshard.errors import InfeasibleError, PinError, TraceError
 from autoshard.explain import explain
 from autoshard.explain_text import to_text
+from autoshard.judged import Judged
 from autoshard.mesh_solving import require_solved
 from autoshard.plan import Plan, load_plan
 from autoshard.progress import Progress
+from autoshard.trace import Traced
 from autoshard.units import format_seconds
 from tests.autoshard.choice_model import abstract, step
 
@@ -159,6 +161,20 @@ def test_the_explanation_has_the_choices_and_their_times() -> None:
 def test_the_plan_is_a_value(tmp_path: Path) -> None:
     chosen().save(tmp_path / "plan.json")
     assert load_plan(tmp_path / "plan.json") == chosen()
+
+
+def test_results_are_compared_with_those_of_the_own_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs: list[tuple[str, str]] = []
+
+    def time_candidates(traced: Traced, candidates: list[Judged], **_: Any) -> list[Judged]:
+        pairs.extend((traced.fingerprint(), each.plan.function.fingerprint) for each in candidates)
+        return candidates
+
+    monkeypatch.setattr(refinement, "time_candidates", time_candidates)
+    plan = tune({"remat": ("none", "full")}, refine="time", top_k=2)
+    assert plan.skipped == {"estimated": "not asked for (--refine)"}
+    assert len({own for own, _ in pairs}) == 2
+    assert all(own == planned for own, planned in pairs)
 
 
 def test_ctrl_c_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
