@@ -99,10 +99,10 @@ def parse_choices(texts: Sequence[str]) -> dict[str, tuple[Value, ...]]:
 
 def _parse_value(text: str) -> Value:
     try:
-        value = ast.literal_eval(text)
+        value: Value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-    return value if type(value) in (*_TYPES, float) else text  # type: ignore[no-any-return]
+    return value if type(value) in (*_TYPES, float) else text
 
 
 def choice_text(name: str, values: Sequence[Value]) -> str:

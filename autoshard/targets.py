@@ -1,4 +1,6 @@
-"""Find what a command line names: `MODULE_OR_FILE:FUNCTION`, and the function that gives its inputs."""
+"""Find what a command line names, `MODULE_OR_FILE:FUNCTION` and the function that gives its inputs, or what a
+Python call names.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,10 @@ from typing import Any
 
 from autoshard.choices import Choices, Value, checked_choices, with_static_names
 from autoshard.decorator import PlannedFunction
-from autoshard.errors import TargetError
+from autoshard.errors import OptionError, TargetError
+from autoshard.jit_options import TRACE_OPTIONS, keyword_parameters
 
+_OTHER_JIT_OPTIONS = ("keep_unused", "inline", "compiler_options")
 _FORM = "expected MODULE_OR_FILE:FUNCTION, such as `model.py:decode` or `package.model:decode`"
 
 
@@ -86,6 +90,30 @@ def load_target(text: str, inputs: str | None = None) -> Target:
     name = text.rpartition(":")[2]
     arguments = call_inputs(make_inputs, inputs or f"inputs of {text}")
     return Target(text, inputs, function, name, arguments, options, choices=choices)
+
+
+def target_of(fn: Callable[..., Any], args: Sequence[Any], jit_options: Mapping[str, Any]) -> Target:
+    """The target that a Python call of `tune` names."""
+    options, choices = dict(jit_options), {}
+    if isinstance(fn, PlannedFunction):
+        options, choices = {**fn.jit_options, **options}, fn.choices
+        if not args and fn.inputs is not None:
+            args = call_inputs(fn.inputs, "inputs of the decorator")
+        fn = fn.function
+    known = {*TRACE_OPTIONS, *_OTHER_JIT_OPTIONS}
+    named = [name for name in keyword_parameters(fn) if name in options and name not in known]
+    keywords = {name: options.pop(name) for name in named}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise OptionError(
+            f"tune() does not know the options {unknown}; of `jax.jit` it knows {list(TRACE_OPTIONS)}"
+        )
+    return Target("", None, fn, _name_of(fn), tuple(args), options, keywords, choices)
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    name = getattr(fn, "__name__", None) or getattr(getattr(fn, "func", None), "__name__", None)
+    return str(name or "function")
 
 
 def call_inputs(make_inputs: Callable[[], Any], label: str) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from autoshard.candidate_search import CandidateSearch, SessionSearch
@@ -17,21 +17,18 @@ from autoshard.choices import Choices
 from autoshard.choosing import choose, runner_up
 from autoshard.compiled.options import CompileOptions
 from autoshard.cost.slices import parse_slice
-from autoshard.decorator import PlannedFunction
-from autoshard.errors import InfeasibleError, OptionError
-from autoshard.jit_options import TRACE_OPTIONS, keyword_parameters
+from autoshard.errors import InfeasibleError
 from autoshard.judged import rank
 from autoshard.option_refinement import with_first_options
 from autoshard.plan import Plan
 from autoshard.progress import Progress
 from autoshard.refinement import Refinement
 from autoshard.search.planner import DEFAULT_GAP
-from autoshard.targets import Target, call_inputs, load_target
+from autoshard.targets import Target, load_target, target_of
 from autoshard.tune_options import LOCAL, Options, Refine
 from autoshard.tune_result import TuneResult
 from autoshard.tune_session import Session, open_session
 
-_OTHER_JIT_OPTIONS = ("keep_unused", "inline", "compiler_options")
 _INTERRUPTED = "interrupted: keeping the best plan known so far"
 
 
@@ -130,30 +127,6 @@ def tune(
     )
     target = target_of(fn, abstract_args, jit_options).choosing(choices or {})
     return run(target, options, progress or Progress(quiet=True)).plan
-
-
-def target_of(fn: Callable[..., Any], args: Sequence[Any], jit_options: Mapping[str, Any]) -> Target:
-    """The target that a Python call of `tune` names."""
-    options, choices = dict(jit_options), {}
-    if isinstance(fn, PlannedFunction):
-        options, choices = {**fn.jit_options, **options}, fn.choices
-        if not args and fn.inputs is not None:
-            args = call_inputs(fn.inputs, "inputs of the decorator")
-        fn = fn.function
-    known = {*TRACE_OPTIONS, *_OTHER_JIT_OPTIONS}
-    named = [name for name in keyword_parameters(fn) if name in options and name not in known]
-    keywords = {name: options.pop(name) for name in named}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise OptionError(
-            f"tune() does not know the options {unknown}; of `jax.jit` it knows {list(TRACE_OPTIONS)}"
-        )
-    return Target("", None, fn, _name_of(fn), tuple(args), options, keywords, choices)
-
-
-def _name_of(fn: Callable[..., Any]) -> str:
-    name = getattr(fn, "__name__", None) or getattr(getattr(fn, "func", None), "__name__", None)
-    return str(name or "function")
 
 
 def tune_target(
