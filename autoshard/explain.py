@@ -17,6 +17,7 @@ from autoshard.cost.slices import parse_slice
 from autoshard.cost_records import cost_of, cost_of_totals
 from autoshard.coverage_records import Coverage
 from autoshard.errors import SliceError, UnknownChipError
+from autoshard.explain_compiled import CompilerOption, MemoryOrder, compiler_options, memory_orders
 from autoshard.plan import Plan
 from autoshard.plan_records import (
     CollectiveRecord,
@@ -117,6 +118,8 @@ class Explanation:
     hbm_limit_bytes: int | None
     created_by: str
     versions: Versions
+    compiler_options: tuple[CompilerOption, ...]
+    memory_orders: tuple[MemoryOrder, ...]
     einsums: tuple[Operation, ...]
     tensors: tuple[Operation, ...]
     other_share: float
@@ -146,6 +149,8 @@ def explain(plan: Plan) -> Explanation:
         hbm_limit_bytes=plan.hbm_limit_bytes,
         created_by=plan.created_by,
         versions=plan.versions,
+        compiler_options=compiler_options(plan),
+        memory_orders=memory_orders(plan),
         einsums=einsums,
         tensors=tensors,
         other_share=max(0.0, 1.0 - sum(operation.share for operation in einsums + tensors)),

@@ -10,6 +10,7 @@ import msgspec
 from autoshard.cost.cost import Cost
 from autoshard.coverage_records import Coverage
 from autoshard.explain import Explanation, Memory, Operation, StepTime
+from autoshard.explain_compiled import option_lines, order_lines
 from autoshard.plan_records import RunnerUp, Versions
 from autoshard.text_table import align
 from autoshard.units import format_bytes, format_percent, format_seconds, three_digits
@@ -37,6 +38,8 @@ def to_text(explanation: Explanation) -> str:
         _tensors(explanation.tensors),
         _parts(explanation.step_cost),
         _totals(explanation),
+        option_lines(explanation.compiler_options),
+        order_lines(explanation.memory_orders),
         _runners_up(explanation.runners_up),
         _coverage(explanation.coverage),
     ]
