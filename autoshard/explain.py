@@ -18,6 +18,7 @@ from autoshard.cost_records import cost_of, cost_of_totals
 from autoshard.coverage_records import Coverage
 from autoshard.errors import SliceError, UnknownChipError
 from autoshard.explain_compiled import CompilerOption, MemoryOrder, compiler_options, memory_orders
+from autoshard.fusion_hints import FusionHint, fusion_hints
 from autoshard.plan import Plan
 from autoshard.plan_records import (
     CollectiveRecord,
@@ -131,6 +132,7 @@ class Explanation:
     memory: Memory
     runners_up: tuple[RunnerUp, ...]
     coverage: Coverage
+    hints: tuple[FusionHint, ...]
 
 
 def explain(plan: Plan) -> Explanation:
@@ -162,6 +164,7 @@ def explain(plan: Plan) -> Explanation:
         memory=_memory(plan),
         runners_up=plan.runners_up,
         coverage=plan.coverage,
+        hints=fusion_hints(plan),
     )
 
 

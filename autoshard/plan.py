@@ -21,6 +21,7 @@ from autoshard.plan_records import (
     EinsumRecord,
     Estimate,
     FunctionRecord,
+    FusionRecord,
     Measurement,
     Prediction,
     Record,
@@ -57,6 +58,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         results: the arrays of the result by path, in flat order.
         einsums: the einsums in program order, copies of one in an unrolled program as one record.
         tensors: the constrained values that are no einsum, likewise.
+        fusions: groups of einsums that would be faster as one by the model.
         predicted: what the analytical model says.
         estimated: what the real compiler says; None where it did not run.
         measured: what the devices say; None where they were not there.
@@ -81,6 +83,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     results: dict[str, ResultRecord]
     einsums: tuple[EinsumRecord, ...]
     tensors: tuple[TensorRecord, ...]
+    fusions: tuple[FusionRecord, ...] = ()
     predicted: Prediction
     estimated: Estimate | None = None
     measured: Measurement | None = None

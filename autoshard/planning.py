@@ -28,6 +28,7 @@ from autoshard.plan_records import (
     CollectiveRecord,
     EinsumRecord,
     FunctionRecord,
+    FusionRecord,
     Prediction,
     ResultRecord,
     TensorRecord,
@@ -35,6 +36,7 @@ from autoshard.plan_records import (
 )
 from autoshard.plan_shardings import structure_text
 from autoshard.search.decisions import Decisions, OpDecision, spell_out
+from autoshard.search.fusing import fusions
 from autoshard.search.graph import Graph, OpKind
 from autoshard.search.ordering import Spec
 from autoshard.search.planner import Candidate, Outcome
@@ -79,6 +81,7 @@ def make_plan(
         results=_results(traced, problem.graph, decisions, written),
         einsums=_einsums(decisions),
         tensors=_tensors(decisions),
+        fusions=_fusions(decisions),
         predicted=_prediction(traced, problem, candidate, outcome, decisions),
         versions=_versions(),
         coverage=coverage_record(problem.graph),
@@ -239,6 +242,21 @@ def _tensor(decision: OpDecision, pattern: str, graph: Graph, mesh: TorusMesh) -
         hbm_seconds=decision.hbm_seconds,
         ici_seconds=decision.ici_seconds,
         cost=cost_record(decision.cost),
+    )
+
+
+def _fusions(decisions: Decisions) -> tuple[FusionRecord, ...]:
+    graph = decisions.problem.graph
+    return tuple(
+        FusionRecord(
+            einsums=tuple(name for member in each.members for name in _patterns(member, graph)),
+            reads=graph.value_label(each.activation),
+            seconds=each.seconds,
+            fused_seconds=each.fused_seconds,
+            collective_seconds=each.collective_seconds,
+            fused_collective_seconds=each.fused_collective_seconds,
+        )
+        for each in fusions(decisions)
     )
 
 

@@ -59,7 +59,7 @@ def movements_on(
         beside_seconds: Work beside which it may run (`autoshard.search.hiding`).
     """
     value = problem.graph.values[edge.value]
-    label = value.name or (problem.graph.ops[value.producer].name if value.producer >= 0 else "")
+    label = problem.graph.value_label(edge.value)
     mesh = problem.mesh
     collectives = reshard_collectives(have, want, value.nbytes, mesh, value.shape)
     costs = _partly_hidden([collective_cost(c, mesh) for c in collectives], have, want, beside_seconds, mesh)
