@@ -265,7 +265,7 @@ def _prediction(
 ) -> Prediction:
     chip = problem.mesh.slice.chip
     ops = decisions.ops
-    seconds = candidate.seconds + decisions.orders.permute_seconds
+    seconds = candidate.seconds - candidate.permute_seconds + decisions.orders.permute_seconds
     gap = max(0.0, seconds - outcome.bound_seconds) / seconds if seconds else 0.0
     return Prediction(
         seconds=seconds,
