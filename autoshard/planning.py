@@ -273,7 +273,7 @@ def _prediction(
         gap=gap,
         compute_seconds=sum(d.compute_seconds * d.executions for d in ops),
         hbm_seconds=sum(d.hbm_seconds * d.executions for d in ops),
-        ici_seconds=sum(d.ici_seconds * d.executions for d in ops) + decisions.orders.permute_seconds,
+        ici_seconds=sum(d.ici_seconds * d.executions for d in ops),
         exposed_ici_fraction=chip.exposed_ici_fraction,
         hbm_bytes_per_chip=round(candidate.peak.nbytes),
         hbm_by_kind={kind: round(nbytes) for kind, nbytes in candidate.peak.by_kind.items() if nbytes},

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,23 @@ Spec = tuple[Axes, ...]
 _Orders = dict[Place, Axes]
 
 
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """A permute that the best orders of a plan still need, on an edge.
+
+    Attributes:
+        edge: Position of the edge in `Problem.edges`.
+        axes: The axes whose order changes.
+        bytes_per_chip: What each chip sends, each of the edge's trips.
+        seconds: Time of one.
+    """
+
+    edge: int
+    axes: Axes
+    bytes_per_chip: float
+    seconds: float
+
+
 def orders_of(problem: Problem, specs: Mapping[int, Spec]) -> dict[tuple[int, int], Axes]:
     """Write the specs of anchored values as orders that a problem can fix."""
     fixed: dict[tuple[int, int], Axes] = {}
@@ -52,6 +70,7 @@ class Orders:
 
     Attributes:
         permute_seconds: Time per step of the permutes that the best orders still need.
+        permutes: These permutes, one for each dim that needs one.
     """
 
     def __init__(self, problem: Problem, labels: Sequence[int]) -> None:
@@ -59,7 +78,9 @@ class Orders:
         self._problem, self._labels, self._places = problem, labels, Places(problem)
         self._chosen: _Orders = {}
         self.permute_seconds = 0.0
+        self._domains: dict[Place, list[Axes]] = {}
         self._choose()
+        self.permutes = tuple(self._needed())
 
     def spec_of_operand(self, op: Op, position: int) -> Spec:
         """Ordered axes of each dim of an operand as the op's strategy wants it."""
@@ -89,10 +110,10 @@ class Orders:
 
     def _choose(self) -> None:
         network = Network()
-        domains = {place: self._possible(place) for place in self._crowded()}
+        self._domains = domains = {place: self._possible(place) for place in self._crowded()}
         numbers = {place: network.add_variable(len(orders), str(place)) for place, orders in domains.items()}
         for edge in self._problem.edges:
-            for places, cost in self._mismatches(edge, domains):
+            for places, cost in self._mismatches(edge):
                 if len(places) == 1:
                     network.add_unary(numbers[places[0]], cost)
                 else:
@@ -116,42 +137,61 @@ class Orders:
             found += [Place(number, int(part)) for part in parts[(parts >= 0) & (counts > 1)]]
         return found
 
-    def _mismatches(
-        self, edge: Edge, domains: dict[Place, list[Axes]]
-    ) -> Iterator[tuple[list[Place], Floats]]:
-        """For each dim the places that decide and the time of permutes under each of their orders.
+    def _meetings(self, edge: Edge) -> Iterator[tuple[list[Place], list[Place], list[Place]]]:
+        """For each dim on an edge the places that decide, and all at its source and at its target.
 
         More than two orders meet in one dim only where merged dims meet; these are left as they fall.
         """
-        source, target = self._places.source(edge), self._places.target(edge)
-        for have, want in zip(source, target, strict=True):
-            places = list(dict.fromkeys(place for place in (*have, *want) if place in domains))
+        for have, want in zip(self._places.source(edge), self._places.target(edge), strict=True):
+            places = list(dict.fromkeys(place for place in (*have, *want) if place in self._domains))
             if len(places) in (1, 2):
-                options = [domains[place] for place in places]
-                cost = np.array(
-                    [
-                        self._permutes(edge, have, want, dict(zip(places, orders, strict=True)))
-                        for orders in itertools.product(*options)
-                    ],
-                    dtype=np.float64,
-                )
-                yield places, cost.reshape([len(option) for option in options]) * self._price(edge)
+                yield places, have, want
+
+    def _mismatches(self, edge: Edge) -> Iterator[tuple[list[Place], Floats]]:
+        """For each dim the places that decide and the time of permutes under each of their orders."""
+        for places, have, want in self._meetings(edge):
+            options = [self._domains[place] for place in places]
+            cost = np.array(
+                [
+                    self._permutes(edge, have, want, dict(zip(places, orders, strict=True)))
+                    for orders in itertools.product(*options)
+                ],
+                dtype=np.float64,
+            )
+            yield places, cost.reshape([len(option) for option in options]) * self._price(edge)
+
+    def _needed(self) -> Iterator[Permute]:
+        """The permutes under the chosen orders."""
+        for number, edge in enumerate(self._problem.edges):
+            for _, have, want in self._meetings(edge):
+                if self._permutes(edge, have, want, self._chosen):
+                    axes = permuted(
+                        self._axes(have, self._chosen), self._axes(want, self._chosen), self._present(edge)
+                    )
+                    yield Permute(number, axes, self._local_bytes(edge), self._price(edge) / edge.trips)
 
     def _permutes(self, edge: Edge, have: Sequence[Place], want: Sequence[Place], orders: _Orders) -> bool:
         """Whether one dim needs a permute under some orders."""
+        return not compatible(self._axes(have, orders), self._axes(want, orders), self._present(edge))
+
+    def _present(self, edge: Edge) -> set[int]:
+        """The axes that shard what is on an edge at its source."""
         layout = edge.source_layouts[self._labels[edge.source]]
-        present = {int(axis) for axis in np.flatnonzero(layout >= 0)}
-        return not compatible(self._axes(have, orders), self._axes(want, orders), present)
+        return {int(axis) for axis in np.flatnonzero(layout >= 0)}
 
     def _price(self, edge: Edge) -> float:
         """Time per step of permuting the smaller local part of what is on an edge."""
+        axes = tuple(range(len(self._problem.mesh.axes)))
+        nbytes = self._local_bytes(edge)
+        return edge.trips * collective_seconds(Kind.COLLECTIVE_PERMUTE, nbytes, axes, self._problem.mesh)
+
+    def _local_bytes(self, edge: Edge) -> float:
+        """Bytes of the smaller local part of what is on an edge."""
         mesh = self._problem.mesh
         have = edge.source_layouts[self._labels[edge.source]]
         want = edge.target_layouts[self._labels[edge.target]]
         fraction = float(local_fraction(np.stack([have, want]), mesh).min())
-        local_bytes = self._problem.graph.values[edge.value].nbytes * fraction
-        axes = tuple(range(len(mesh.axes)))
-        return edge.trips * collective_seconds(Kind.COLLECTIVE_PERMUTE, local_bytes, axes, mesh)
+        return self._problem.graph.values[edge.value].nbytes * fraction
 
 
 def compatible(have: Axes, want: Axes, present: Collection[int]) -> bool:
@@ -164,6 +204,25 @@ def compatible(have: Axes, want: Axes, present: Collection[int]) -> bool:
     kept = tuple(axis for axis in have if axis in want)
     arrival = [axis in present for axis in want[len(kept) :]]
     return have[: len(kept)] == kept and want[: len(kept)] == kept and arrival == sorted(arrival)
+
+
+def permuted(have: Axes, want: Axes, present: Collection[int]) -> Axes:
+    """The axes that a permute reorders where two orders are not `compatible`.
+
+    First those of `have`, until the ones that stay are its major ones as `want` has them; then those of
+    `want`, where new axes do not come in the order in which they arrive.
+    """
+    kept = tuple(axis for axis in want if axis in have)
+    first = (*kept, *(axis for axis in have if axis not in kept))
+    new = sorted((axis for axis in want if axis not in kept), key=lambda axis: axis in present)
+    changed = {*_between(have, first), *_between((*kept, *new), want)}
+    return tuple(sorted(changed))
+
+
+def _between(order: Axes, other: Axes) -> Axes:
+    """The axes from the first to the last place at which two orders of the same axes differ."""
+    differing = [place for place, pair in enumerate(zip(order, other, strict=True)) if pair[0] != pair[1]]
+    return order[differing[0] : differing[-1] + 1] if differing else ()
 
 
 def unreduced_axes(layout: npt.NDArray[np.int8]) -> Axes:
