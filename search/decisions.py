@@ -16,7 +16,8 @@ from autoshard.search.candidates import result_layouts
 from autoshard.search.costs import OpCost
 from autoshard.search.graph import Op, OpKind
 from autoshard.search.movements import Layout, Movement, movements_on, owner_of, permutes_on
-from autoshard.search.ordering import Axes, Orders, Spec, unreduced_axes
+from autoshard.search.ordering import Orders, Spec, unreduced_axes
+from autoshard.search.places import Axes
 from autoshard.search.problem import Edge, Problem, has_unreduced
 from autoshard.search.stages import closing, stages
 

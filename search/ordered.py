@@ -14,19 +14,18 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
-import numpy.typing as npt
 
 from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.cost.layouts import local_fraction
 from autoshard.search.costs import OpCost
 from autoshard.search.followers import Followers, merge
 from autoshard.search.network import BoolArray, FloatArray, IntArray, Network, Pair
-from autoshard.search.ordering import Axes, compatible
-from autoshard.search.places import Place, Places
+from autoshard.search.ordering import compatible
+from autoshard.search.places import Axes, Place, Places, axes_by_part
 from autoshard.search.problem import Edge, Problem, Variable
 
 _Part = dict[int, Axes]
-"""Axes by part of a variable."""
+"""Orders by part of a variable."""
 _Slots = dict[tuple[Place, ...], Axes]
 _Side = tuple[Axes, int, Axes]
 """A dim at one end of an edge: its axes, how many of its places have several, all axes of the tensor."""
@@ -130,7 +129,7 @@ class _Groups:
         axes_of: dict[Hashable, Axes] = {}
         for number in self.members[lead]:
             code = self.problem.variables[number].codes[self.followers.labels[number][label]]
-            for part, axes in _axes_by_part(code).items():
+            for part, axes in axes_by_part(code).items():
                 if len(axes) > 1:
                     slot = self.slot(lead, Place(number, part))
                     found.setdefault(slot, []).append(Place(number, part))
@@ -146,15 +145,6 @@ class _Groups:
             return place.part
         dims = self.problem.graph.ops[variable.subject].result_dims[0]
         return next((number for number, dim in enumerate(dims) if dim == (place.part,)), place)
-
-
-def _axes_by_part(code: npt.NDArray[np.int8]) -> _Part:
-    """For each part of a variable that a label shards, its axes in mesh order."""
-    found: dict[int, list[int]] = {}
-    for axis, part in enumerate(code.tolist()):
-        if part >= 0:
-            found.setdefault(part, []).append(axis)
-    return {part: tuple(axes) for part, axes in found.items()}
 
 
 def _taken(edge: Edge, origin: Sequence[IntArray]) -> Edge:
@@ -211,7 +201,7 @@ class _Permutes:
     ) -> None:
         self.problem, self.places = problem, Places(problem)
         self.axes = [
-            [{**_axes_by_part(code), **chosen} for code, chosen in zip(each.codes[at], own, strict=True)]
+            [{**axes_by_part(code), **chosen} for code, chosen in zip(each.codes[at], own, strict=True)]
             for each, at, own in zip(problem.variables, origin, orders, strict=True)
         ]
         self.known: dict[Hashable, BoolArray] = {}

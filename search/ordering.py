@@ -21,12 +21,11 @@ from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.cost.layouts import UNREDUCED, local_fraction
 from autoshard.search.graph import Op
 from autoshard.search.network import Network
-from autoshard.search.places import Place, Places
+from autoshard.search.places import Axes, Place, Places, axes_by_part
 from autoshard.search.problem import Edge, Problem
 from autoshard.search.solver import solve
 
 Floats = npt.NDArray[np.float64]
-Axes = tuple[int, ...]
 Spec = tuple[Axes, ...]
 """For each dim of a tensor its mesh axes (as indices), major first."""
 
@@ -76,6 +75,10 @@ class Orders:
     def __init__(self, problem: Problem, labels: Sequence[int]) -> None:
         """Choose the orders for the plan given by `labels`."""
         self._problem, self._labels, self._places = problem, labels, Places(problem)
+        self._held = [
+            axes_by_part(variable.codes[label])
+            for variable, label in zip(problem.variables, labels, strict=True)
+        ]
         self._chosen: _Orders = {}
         self.permute_seconds = 0.0
         self._domains: dict[Place, list[Axes]] = {}
@@ -103,8 +106,7 @@ class Orders:
 
     def _axes_at(self, place: Place) -> Axes:
         """The axes at a place in mesh order."""
-        code = self._problem.variables[place.variable].codes[self._labels[place.variable]]
-        return tuple(int(axis) for axis in np.flatnonzero(code == place.part))
+        return self._held[place.variable].get(place.part, ())
 
     # The network of orders.
 
@@ -131,11 +133,12 @@ class Orders:
 
     def _crowded(self) -> list[Place]:
         """The places with two or more axes."""
-        found = []
-        for number, variable in enumerate(self._problem.variables):
-            parts, counts = np.unique(variable.codes[self._labels[number]], return_counts=True)
-            found += [Place(number, int(part)) for part in parts[(parts >= 0) & (counts > 1)]]
-        return found
+        return [
+            Place(number, part)
+            for number, held in enumerate(self._held)
+            for part in sorted(held)
+            if len(held[part]) > 1
+        ]
 
     def _meetings(self, edge: Edge) -> Iterator[tuple[list[Place], list[Place], list[Place]]]:
         """For each dim on an edge the places that decide, and all at its source and at its target.
@@ -150,10 +153,10 @@ class Orders:
     def _mismatches(self, edge: Edge) -> Iterator[tuple[list[Place], Floats]]:
         """For each dim the places that decide and the time of permutes under each of their orders."""
         for places, have, want in self._meetings(edge):
-            options = [self._domains[place] for place in places]
+            options, present = [self._domains[place] for place in places], self._present(edge)
             cost = np.array(
                 [
-                    self._permutes(edge, have, want, dict(zip(places, orders, strict=True)))
+                    self._permutes(have, want, dict(zip(places, orders, strict=True)), present)
                     for orders in itertools.product(*options)
                 ],
                 dtype=np.float64,
@@ -164,20 +167,19 @@ class Orders:
         """The permutes under the chosen orders."""
         for number, edge in enumerate(self._problem.edges):
             for _, have, want in self._meetings(edge):
-                if self._permutes(edge, have, want, self._chosen):
-                    axes = permuted(
-                        self._axes(have, self._chosen), self._axes(want, self._chosen), self._present(edge)
-                    )
+                present = self._present(edge)
+                if self._permutes(have, want, self._chosen, present):
+                    axes = permuted(self._axes(have, self._chosen), self._axes(want, self._chosen), present)
                     yield Permute(number, axes, self._local_bytes(edge), self._price(edge) / edge.trips)
 
-    def _permutes(self, edge: Edge, have: Sequence[Place], want: Sequence[Place], orders: _Orders) -> bool:
+    def _permutes(self, have: Sequence[Place], want: Sequence[Place], orders: _Orders, present: Axes) -> bool:
         """Whether one dim needs a permute under some orders."""
-        return not compatible(self._axes(have, orders), self._axes(want, orders), self._present(edge))
+        return not compatible(self._axes(have, orders), self._axes(want, orders), present)
 
-    def _present(self, edge: Edge) -> set[int]:
+    def _present(self, edge: Edge) -> Axes:
         """The axes that shard what is on an edge at its source."""
-        layout = edge.source_layouts[self._labels[edge.source]]
-        return {int(axis) for axis in np.flatnonzero(layout >= 0)}
+        layout = edge.source_layouts[self._labels[edge.source]].tolist()
+        return tuple(axis for axis, dim in enumerate(layout) if dim >= 0)
 
     def _price(self, edge: Edge) -> float:
         """Time per step of permuting the smaller local part of what is on an edge."""

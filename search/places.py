@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from autoshard.search.graph import Dims, Op
 from autoshard.search.problem import Edge, Problem, VariableKind
+
+Axes = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +63,12 @@ class Places:
             return self.value(edge.value)
         op = self._problem.graph.ops[variable.subject]
         return self.op(op, op.operand_dims[edge.position])
+
+
+def axes_by_part(code: npt.NDArray[np.int8]) -> dict[int, Axes]:
+    """For each part of a variable that a label shards, its axes in mesh order."""
+    found: dict[int, list[int]] = {}
+    for axis, part in enumerate(code.tolist()):
+        if part >= 0:
+            found.setdefault(part, []).append(axis)
+    return {part: tuple(axes) for part, axes in found.items()}
