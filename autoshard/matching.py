@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 
 from autoshard.errors import PlanMismatchError
+from autoshard.mending import mend_command
 from autoshard.name_patterns import expand_name
 from autoshard.plan import Plan
 from autoshard.plan_records import EinsumRecord, TensorRecord
@@ -20,11 +21,9 @@ def require_match(plan: Plan, traced: Traced) -> None:
 
 def mismatch(plan: Plan, difference: str) -> PlanMismatchError:
     """Return the error that names a difference and the command that mends it."""
-    target = plan.function.target or f"MODULE_OR_FILE:{plan.function.name}"
-    inputs = f" --inputs {plan.function.inputs}" if plan.function.inputs else ""
     return PlanMismatchError(
         f"the plan of `{plan.function.name}` does not fit: {difference}. "
-        f"Make it again with: autoshard tune {target}{inputs} --slice {plan.slice} -o PLAN"
+        f"Make it again with: {mend_command(plan)}"
     )
 
 

@@ -29,6 +29,7 @@ from autoshard.plan_records import (
     RunnerUp,
     SchemaRecord,
     TensorRecord,
+    TogetherRecord,
     Versions,
 )
 from autoshard.plan_shardings import shardings_tree
@@ -54,6 +55,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         kept: shardings of the model that the plan keeps (`autoshard.kept_shardings`).
         forbidden: axes that the user forbade for dims (`autoshard.pin_text`).
         hbm_limit_bytes: HBM per chip that the user allowed; None where it is what a chip has.
+        together: the phases that were planned together with it; None for a plan by itself.
         arguments: the arrays of the positional arguments by path, in flat argument order.
         results: the arrays of the result by path, in flat order.
         einsums: the einsums in program order, copies of one in an unrolled program as one record.
@@ -79,6 +81,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     kept: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     hbm_limit_bytes: int | None = None
+    together: TogetherRecord | None = None
     arguments: dict[str, ArgumentRecord]
     results: dict[str, ResultRecord]
     einsums: tuple[EinsumRecord, ...]
