@@ -1,8 +1,8 @@
 """The command that makes a plan again.
 
 It names the plan's target or, of phases planned together, all of them, and what the user asked for: pins,
-bans, a memory limit, shardings to keep. Of phases planned together each plan says what the others are and what
-they share, since it is only of use together with theirs.
+bans, a memory limit, shardings to keep. Of phases planned together each plan says what the others are and
+what they share, since it is only of use together with theirs.
 """
 
 from __future__ import annotations
