@@ -2,10 +2,10 @@
 
 The search minimises the cost of layouts; orders are chosen after it, and what permutes cost comes on top. So
 the best layouts need not be the best plan. Where permutes leave more than the gap between a plan and its
-bound, the labels that some plan as fast as this one, permutes included, may use are few: all others have a
-bound above it (`autoshard.search.shrink`). Over those the problem is written out with orders
+bound, the labels that some plan of at most a given time, permutes included, may use are few: all others have
+a bound above it (`autoshard.search.shrink`). Over those the problem is written out with orders
 (`autoshard.search.ordered`) and solved again. What is found is the best plan of all to within the gap, and
-its bound holds for all.
+all that was left out takes longer than the time given: both bound what any plan takes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from autoshard.search.shrink import shrink
 
 MOST_LABELS = 20_000
 """Labels of all leaders together, orders written out, beyond which permutes are left to the order alone."""
+_SHARES = (0.25, 1.0)
+"""How far above the bound plans are searched, as shares of the way to the best known plan: most often the
+optimum is near the bound, and the fewer plans there are the faster it is found."""
 _ROUNDING = 1e-9
 
 
@@ -40,27 +43,37 @@ def best_with_permutes(search: BudgetSearch, best: Best, limit_bytes: float) -> 
         best: The plan with the best layouts within the limit.
         limit_bytes: HBM per chip that a plan may use.
     """
-    known = with_permutes(search, best.candidate.labels)
-    best = replace(best, candidate=known)
-    if not known.permute_seconds or best.bound_seconds >= (1 - search.gap) * known.seconds:
-        return best
-    kept = _worth(search, best, limit_bytes).kept
+    best = replace(best, candidate=with_permutes(search, best.candidate.labels))
+    for share in _SHARES:
+        seconds, bound = best.candidate.seconds, best.bound_seconds
+        if bound >= (1 - search.gap) * seconds:
+            break
+        most = bound + share * (seconds - bound)
+        better = _among(search, best, most, limit_bytes)
+        best = better or best
+        if better is None or better.bound_seconds < most:
+            break  # what takes longer than `most` is not what bounds it
+    return best
+
+
+def _among(search: BudgetSearch, best: Best, most_seconds: float, limit_bytes: float) -> Best | None:
+    """The best plan known once those of at most `most_seconds` are searched; None where that is too much."""
+    kept = _worth(search, best, most_seconds, limit_bytes).kept
     written = ordered(search.problem, search.followers, kept, MOST_LABELS)
     if written is None:
-        return best
-    inner = search.within(written.problem, written.followers)
+        return None
     try:
-        found = inner.best(limit_bytes)
+        found = search.within(written.problem, written.followers).best(limit_bytes)
     except (BudgetError, TimeLimitError):
-        return best
+        return None
     other = with_permutes(search, written.original(found.candidate.labels))
-    bound = max(best.bound_seconds, min(found.bound_seconds, known.seconds))
-    winner = min(known, other, key=lambda candidate: candidate.seconds)
+    winner = min(best.candidate, other, key=lambda candidate: candidate.seconds)
+    bound = max(best.bound_seconds, min(found.bound_seconds, most_seconds))
     return replace(best, candidate=winner, bound_seconds=min(bound, winner.seconds), method=found.method)
 
 
-def _worth(search: BudgetSearch, best: Best, limit_bytes: float) -> Reduced:
-    """The labels of leaders that plans within the limit use which are as fast as the best known one.
+def _worth(search: BudgetSearch, best: Best, most_seconds: float, limit_bytes: float) -> Reduced:
+    """The labels of leaders that plans within the limit use which take at most `most_seconds`.
 
     Memory at the prices of the best plan is part of the cost: what a plan may pay for it is known.
     """
@@ -69,5 +82,5 @@ def _worth(search: BudgetSearch, best: Best, limit_bytes: float) -> Reduced:
     if any(best.prices):
         network = priced(network, [row for row, _, _ in rows], list(best.prices))
     paid = sum(price * (limit_bytes - constant) for _, constant, price in rows)
-    most = best.candidate.seconds + most_rest_seconds(search.problem, limit_bytes)
+    most = most_seconds + most_rest_seconds(search.problem, limit_bytes)
     return shrink(network, most + paid + _ROUNDING * (abs(most) + abs(paid)))
