@@ -8,7 +8,8 @@ odd multiple of 128 (128, 384, 640, 1152) the compiler all-reduces the whole ten
 the bytes. A shard that is no multiple of 128 is scattered, after that dim is made the second minor one.
 float32 is always scattered. Tried: ``[512, K_x] x [K_x, E] -> [512, E_x]`` on 4 chips of v4, v5e, v5p and
 v6e, all alike. Not in the rule: shards of the second minor dim of bfloat16 have to be a multiple of 16 in the
-same way, and tensors of a few KiB are always all-reduced.
+same way, and tensors of a few KiB are always all-reduced. A scatter onto a dim that has to be padded, of any
+type, is an all-reduce of the whole as well: 25 heads over 4 and 8 chips of v5e, a vocabulary of 50257 over 8.
 
 A gather of two dims at once. Where one constraint asks for a weight whole that is sharded over two of its
 dims, the compiler gathers the shards as a list and puts them in order by copies that take longer than the
@@ -21,13 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from autoshard.cost.chips import Chip
-from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Bools, Layouts, padding_of_dims
 from autoshard.cost.torus import TorusMesh
 
 _LANES = 128
 _PACKED_BYTES = 2
-
-Bools = npt.NDArray[np.bool_]
 
 
 def scatter_becomes_all_reduce(
@@ -51,7 +50,7 @@ def scatter_becomes_all_reduce(
 def all_reduced_scatters(
     source: Layouts, target: Layouts, shape: tuple[int, ...], itemsize: int, mesh: TorusMesh
 ) -> Bools:
-    """Which reshards have a reduce-scatter over the minor dim that is compiled as an all-reduce.
+    """Which reshards have a reduce-scatter that is compiled as an all-reduce: see the module's text.
 
     A scatter comes before axes move or are gathered (`autoshard.cost.reshard`): the minor dim is then split
     by the axes that split it before, and by those that are scattered or sliced onto it.
@@ -67,9 +66,10 @@ def all_reduced_scatters(
         ``[K, J]``.
     """
     minor = len(shape) - 1
+    padded = scattered_onto_padding(source, target, shape, mesh)
     scattered = np.zeros((len(source), len(target)), dtype=np.bool_)
     if minor < 0 or not _packs(itemsize, mesh.slice.chip):
-        return scattered
+        return np.asarray(padded.any(axis=2))
     shards = np.ones(scattered.shape, dtype=np.int64)
     for axis, size in enumerate(mesh.shape):
         before, after = source[:, axis][:, None], target[:, axis][None, :]
@@ -77,7 +77,30 @@ def all_reduced_scatters(
         scattered |= (before == UNREDUCED) & onto
         splits = (before == minor) | onto & ((before == UNREDUCED) | (before == REPLICATED))
         shards *= np.where(splits, size, 1)
-    return scattered & scatter_becomes_all_reduce(shape[minor] // shards, itemsize, mesh.slice.chip)
+    odd = scattered & scatter_becomes_all_reduce(shape[minor] // shards, itemsize, mesh.slice.chip)
+    return odd | padded.any(axis=2)
+
+
+def scattered_onto_padding(
+    source: Layouts, target: Layouts, shape: tuple[int, ...], mesh: TorusMesh
+) -> Bools:
+    """Which reshards scatter a sum onto a dim that has to be padded.
+
+    Args:
+        source: ``[K, A]`` layouts before.
+        target: ``[J, A]`` layouts after.
+        shape: Sizes of the tensor's dims.
+        mesh: The mesh of A axes.
+
+    Returns:
+        ``[K, J, rank]``.
+    """
+    onto = np.zeros((len(source), len(target), len(shape)), dtype=np.bool_)
+    padded = padding_of_dims(target, shape, mesh) > 1
+    for dim in np.flatnonzero(padded.any(axis=0)):
+        summed = (source == UNREDUCED)[:, None, :] & (target == dim)[None, :, :]
+        onto[:, :, dim] = summed.any(axis=2) & padded[:, dim]
+    return onto
 
 
 def _packs(itemsize: int, chip: Chip) -> bool:

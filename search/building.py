@@ -24,9 +24,10 @@ from dataclasses import replace
 import numpy as np
 
 from autoshard.cost.layouts import Layouts, enumerate_layouts
+from autoshard.cost.padding import moves_blocks
 from autoshard.cost.reshard import reshard_seconds
 from autoshard.cost.torus import TorusMesh
-from autoshard.search.candidates import Strategies, operand_layouts, result_layouts, strategies
+from autoshard.search.candidates import Strategies, may_pad, operand_layouts, result_layouts, strategies
 from autoshard.search.costs import op_cost
 from autoshard.search.folding import Folding, fold
 from autoshard.search.graph import Graph, Op, OpKind
@@ -37,15 +38,19 @@ from autoshard.search.problem import Edge, Floats, Flow, Problem, Variable, Vari
 from autoshard.search.ties import tie_classes
 
 
-def build_problem(graph: Graph, mesh: TorusMesh, folding: Folding | None = None) -> Problem:
+def build_problem(
+    graph: Graph, mesh: TorusMesh, folding: Folding | None = None, *, padding: bool = False
+) -> Problem:
     """Enumerate candidates and price them.
 
     Args:
         graph: The program.
         mesh: The mesh.
         folding: Its copies, `fold(graph)` unless it is given (it does not depend on the mesh).
+        padding: Whether what is neither an argument, nor a result, nor handed on by a loop may be split over
+            chips that do not divide it (`autoshard.cost.padding`).
     """
-    builder = _Builder(graph, mesh, fold(graph) if folding is None else folding)
+    builder = _Builder(graph, mesh, fold(graph) if folding is None else folding, padding)
     builder.add_values()
     builder.add_ops()
     builder.add_edges()
@@ -55,12 +60,13 @@ def build_problem(graph: Graph, mesh: TorusMesh, folding: Folding | None = None)
 class _Builder:
     """Collects variables and edges; reshard matrices are cached by what they depend on."""
 
-    def __init__(self, graph: Graph, mesh: TorusMesh, folding: Folding) -> None:
-        self.graph, self.mesh, self.folding = graph, mesh, folding
+    def __init__(self, graph: Graph, mesh: TorusMesh, folding: Folding, padding: bool) -> None:
+        self.graph, self.mesh, self.folding, self.padding = graph, mesh, folding, padding
         self.classes = tie_classes(graph)
         self.readers = graph.consumers
         self.kernels = kernels(graph)
         self.results = frozenset(graph.results)
+        self.passing = self.passing_values()
         self.variables: list[Variable] = []
         self.edges: list[Edge] = []
         self.trips: list[int] = []
@@ -92,6 +98,12 @@ class _Builder:
             if len({op for op, _ in readers if not dull[op]}) > 1:
                 yield value
 
+    def passing_values(self) -> frozenset[int]:
+        """Values that neither come from outside nor leave, the program or the body of a loop."""
+        handed = {v for op in self.graph.ops if op.kind is OpKind.IDENTITY for v in op.results}
+        kept = {*self.graph.arguments, *self.results, *self.classes, *handed}
+        return frozenset(v.index for v in self.graph.values if v.index not in kept and v.producer >= 0)
+
     def layout_variable(self, value: int) -> int:
         """The variable of a value: one for all tied values, and one for all copies."""
         home = self.home(value)
@@ -101,7 +113,7 @@ class _Builder:
         subject = value if tied is None else tied.representative
         known = self.graph.values[subject]
         unreduced = known.partial and tied is None and value not in self.results
-        codes = self.domain(known.shape, unreduced)
+        codes = self.domain(known.shape, unreduced, self.padding and value in self.passing)
         number = self.variable(Variable(VariableKind.LAYOUT, subject, codes, None, 0))
         self._shared[home] = number
         return number
@@ -116,10 +128,10 @@ class _Builder:
             self._homes[id(tied)] = members
         return self._homes[id(tied)]
 
-    def domain(self, shape: tuple[int, ...], unreduced: bool) -> Layouts:
-        key = (shape, unreduced)
+    def domain(self, shape: tuple[int, ...], unreduced: bool, padded: bool) -> Layouts:
+        key = (shape, unreduced, padded)
         if key not in self._domains:
-            self._domains[key] = enumerate_layouts(shape, self.mesh, unreduced=unreduced)
+            self._domains[key] = enumerate_layouts(shape, self.mesh, unreduced=unreduced, padded=padded)
         return self._domains[key]
 
     def variable(self, variable: Variable) -> int:
@@ -144,9 +156,9 @@ class _Builder:
                 self.op_variable[op.index] = self.op_variable[leader]
 
     def strategy_variable(self, op: Op, trips: int) -> int:
-        key = (op.factors, op.operand_dims, op.result_dims, op.linear)
+        key = (op.factors, op.operand_dims, op.result_dims, op.linear, may_pad(op))
         if key not in self._strategies:
-            self._strategies[key] = strategies(op, self.mesh)
+            self._strategies[key] = strategies(op, self.mesh, padded=self.padding)
         codes = self._strategies[key]
         cost = op_cost(op, codes, self.graph, self.mesh, self.kernels)
         return self.variable(Variable(VariableKind.STRATEGY, op.index, codes, cost, trips))
@@ -239,7 +251,7 @@ class _Builder:
         network = Network()
         for variable in self.variables:
             network.add_variable(self.unary(variable), self.label(variable))
-        matrix = _cached_matrices(self.mesh)
+        matrix = _cached_matrices(self.mesh, self.padding)
         hiding = Hiding(self.graph, tuple(self.variables), self.op_variable)
         edges = tuple(
             replace(edge, trips=trips, beside=hiding.beside(edge))
@@ -285,8 +297,11 @@ class _Builder:
         return self.graph.values[variable.subject].name or f"value {variable.subject}"
 
 
-def _cached_matrices(mesh: TorusMesh) -> Callable[[Edge, float, tuple[int, ...]], Floats]:
-    """Times of reshards, exposed collectives and copies, each distinct matrix computed once."""
+def _cached_matrices(mesh: TorusMesh, padding: bool) -> Callable[[Edge, float, tuple[int, ...]], Floats]:
+    """Times of reshards, exposed collectives and copies, each distinct matrix computed once.
+
+    With `padding`, reshards that move the blocks of padded dims are left out: they take infinitely long.
+    """
     moved: dict[tuple[bytes, bytes, float, tuple[int, ...]], Floats] = {}
     copied: dict[tuple[bytes, bytes, float, tuple[int, ...]], Floats] = {}
     exposed = mesh.slice.chip.exposed_ici_fraction
@@ -296,8 +311,10 @@ def _cached_matrices(mesh: TorusMesh) -> Callable[[Edge, float, tuple[int, ...]]
         key = (have.tobytes(), want.tobytes(), nbytes, shape)
         if key not in moved:
             seconds = reshard_seconds(have, want, nbytes, mesh, shape)
+            unaligned = moves_blocks(have, want, shape, mesh) if padding else None
+            seconds = seconds if unaligned is None else np.where(unaligned, np.inf, seconds)
             moved[key] = seconds * exposed if exposed else np.where(np.isinf(seconds), np.inf, 0.0)
-            copied[key] = copies(have, want, nbytes, mesh)
+            copied[key] = copies(have, want, nbytes, mesh, shape)
         if edge.beside is None:
             return moved[key] + copied[key]
         return moved[key] - hidden_seconds(have, want, moved[key], edge.beside, mesh) + copied[key]

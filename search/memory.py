@@ -130,14 +130,14 @@ class MemoryModel:
         if not (have != want).any():
             return 0.0
         layout = have if side is Side.LEAVING else want
-        return float(self._local_bytes(self._graph.values[edge.value].nbytes, layout[None])[0])
+        return float(self._local_bytes(edge.value, layout[None])[0])
 
     def _matrix(self, number: int, side: Side) -> Floats:
         """[K, J] bytes of one side of an edge under all labels."""
         edge = self.problem.edges[number]
         differs = (edge.source_layouts[:, None, :] != edge.target_layouts[None, :, :]).any(axis=2)
         layouts = edge.source_layouts if side is Side.LEAVING else edge.target_layouts
-        local = self._local_bytes(self._graph.values[edge.value].nbytes, layouts)
+        local = self._local_bytes(edge.value, layouts)
         return np.where(differs, local[:, None] if side is Side.LEAVING else local[None, :], 0.0)
 
     def _name(self, point: int) -> str:
@@ -161,8 +161,8 @@ class MemoryModel:
             largest = max(members, key=lambda v: self._graph.values[v].nbytes)
             nbytes = self._graph.values[largest].nbytes
             variable = self.problem.value_variable[largest]
-            codes = self.problem.variables[variable].codes
-            form = self._form((variable, nbytes), variable, partial(self._local_bytes, nbytes, codes))
+            layouts = self.problem.layouts(largest)
+            form = self._form((variable, nbytes), variable, partial(self._local_bytes, largest, layouts))
             yield Span(form, *span, KINDS.index(self._kind(members)))
 
     def _span(self, members: Sequence[int]) -> tuple[int, int] | None:
@@ -244,11 +244,11 @@ class MemoryModel:
         """[K] bytes of a result under the labels of its op."""
         op = self._graph.ops[index]
         codes = self.problem.variables[self.problem.op_variable[index]].codes
-        nbytes = self._graph.values[op.results[position]].nbytes
-        return self._local_bytes(nbytes, result_layouts(op, codes, position))
+        return self._local_bytes(op.results[position], result_layouts(op, codes, position))
 
-    def _local_bytes(self, nbytes: float, layouts: Layouts) -> Floats:
-        return nbytes * local_fraction(layouts, self.problem.mesh)
+    def _local_bytes(self, value: int, layouts: Layouts) -> Floats:
+        known = self._graph.values[value]
+        return known.nbytes * local_fraction(layouts, self.problem.mesh, known.shape)
 
     # Copies.
 

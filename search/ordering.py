@@ -186,8 +186,9 @@ class Orders:
         mesh = self._problem.mesh
         have = edge.source_layouts[self._labels[edge.source]]
         want = edge.target_layouts[self._labels[edge.target]]
-        fraction = float(local_fraction(np.stack([have, want]), mesh).min())
-        local_bytes = self._problem.graph.values[edge.value].nbytes * fraction
+        value = self._problem.graph.values[edge.value]
+        fraction = float(local_fraction(np.stack([have, want]), mesh, value.shape).min())
+        local_bytes = value.nbytes * fraction
         axes = tuple(range(len(mesh.axes)))
         return edge.trips * collective_seconds(Kind.COLLECTIVE_PERMUTE, local_bytes, axes, mesh)
 
