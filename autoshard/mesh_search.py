@@ -105,7 +105,7 @@ class _Search:
             study_name=(
                 f"autoshard {autoshard.__version__} {session.target.name} {session.slice_.name} "
                 f"{options.mesh} {fingerprint} {round(self.headroom_bytes)} gap {options.gap:g} "
-                f"limit {options.time_limit_seconds}{_wishes_label(options)}"
+                f"limit {options.time_limit_seconds}{_wishes_label(options)}{_padding_label(options)}"
                 f"{numbers_label(session.slice_.chip)}"
             ),
             trials=options.trials,
@@ -173,11 +173,12 @@ def pinned_problem(session: Session, mesh: TorusMesh) -> Problem:
         PinError: a pin or a ban matches nothing, or asks for what is not possible on this mesh.
     """
     graph, options = session.graph, session.options
+    padding = options.padding == "allow"
     pins = resolve(options.pins, session.traced, graph, mesh, session.ordered_pins, options.forbid)
     if session.kept is None:
-        return pinned(build_problem(graph, mesh), pins)
+        return pinned(build_problem(graph, mesh, padding=padding), pins)
     kept = session.kept.pins(graph)
-    return pinned(build_problem(graph, mesh, fold(graph, *marks(kept))), [*kept, *pins])
+    return pinned(build_problem(graph, mesh, fold(graph, *marks(kept)), padding=padding), [*kept, *pins])
 
 
 def allowed_meshes(session: Session) -> tuple[TorusMesh, ...]:
@@ -230,6 +231,11 @@ def _wishes_label(options: Options) -> str:
     more = [each for each in (options.forbid, options.hbm_limit_bytes) if each]
     wishes = repr((options.pins, *more)) if more else repr(options.pins)
     return f" {hashlib.sha256(wishes.encode()).hexdigest()[:12]}" if more or options.pins else ""
+
+
+def _padding_label(options: Options) -> str:
+    """What tells a study that may pad from others."""
+    return " padding" if options.padding == "allow" else ""
 
 
 def _with_bound(solved: Solved, bound_seconds: float) -> Solved:

@@ -54,6 +54,7 @@ def tune(
     shardings: str = "free",
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
+    padding: str = "never",
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -87,6 +88,8 @@ def tune(
         hbm_limit_bytes: HBM per chip that the plan must stay under; left out, what a chip has.
         forbid: Mesh axes that dims may not be sharded along, each "PATTERN=SPEC" like a pin, the spec naming
             the forbidden axes of each dim, "*" none and "any" all: "params/*/wq=x;*;*".
+        padding: Whether dims that chips do not divide may be padded: "never", or "allow" it within the
+            program, arguments and results staying even (`autoshard.cost.padding`).
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -122,6 +125,7 @@ def tune(
         shardings=shardings,
         hbm_limit_bytes=hbm_limit_bytes,
         forbid=tuple(forbid),
+        padding=padding,
     )
     target = target_of(fn, abstract_args, jit_options)
     return run(target, options, progress or Progress(quiet=True)).plan
@@ -172,6 +176,7 @@ def tune_target(
     shardings: str = "free",
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
+    padding: str = "never",
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""
@@ -193,6 +198,7 @@ def tune_target(
         shardings=shardings,
         hbm_limit_bytes=hbm_limit_bytes,
         forbid=tuple(forbid),
+        padding=padding,
     )
     if slice != LOCAL:
         parse_slice(slice)  # before a model is loaded, which may take a while

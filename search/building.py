@@ -47,8 +47,8 @@ def build_problem(
         graph: The program.
         mesh: The mesh.
         folding: Its copies, `fold(graph)` unless it is given (it does not depend on the mesh).
-        padding: Whether what is neither an argument, nor a result, nor handed on by a loop may be split over
-            chips that do not divide it (`autoshard.cost.padding`).
+        padding: Whether what is neither an argument nor a result may be split over chips that do not divide
+            it (`autoshard.cost.padding`).
     """
     builder = _Builder(graph, mesh, fold(graph) if folding is None else folding, padding)
     builder.add_values()
@@ -99,10 +99,11 @@ class _Builder:
                 yield value
 
     def passing_values(self) -> frozenset[int]:
-        """Values that neither come from outside nor leave, the program or the body of a loop."""
-        handed = {v for op in self.graph.ops if op.kind is OpKind.IDENTITY for v in op.results}
-        kept = {*self.graph.arguments, *self.results, *self.classes, *handed}
-        return frozenset(v.index for v in self.graph.values if v.index not in kept and v.producer >= 0)
+        """Values that are neither an argument nor a result nor a constant, nor lie in the layout of one."""
+        outside = {*self.graph.arguments, *self.graph.constants, *self.results}
+        held = {id(self.classes[v]) for v in outside if v in self.classes}
+        tied = {v for v, known in self.classes.items() if id(known) in held}
+        return frozenset(v.index for v in self.graph.values) - outside - tied
 
     def layout_variable(self, value: int) -> int:
         """The variable of a value: one for all tied values, and one for all copies."""

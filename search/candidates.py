@@ -53,17 +53,34 @@ def strategies(op: Op, mesh: TorusMesh, *, padded: bool = False) -> Strategies:
 def may_pad(op: Op) -> bool:
     """Whether the compiler makes blocks of padded dims of an op, as it does of even ones.
 
-    It was seen to do so for einsums, elementwise ops, reductions, and views that neither cut nor merge.
+    It was seen to do so for einsums, elementwise ops, reductions, and views and joins along other dims; not
+    looked at are lookups, updates, sorts, cumulative sums and convolutions, which so stay even.
     """
     if op.kind is OpKind.EINSUM:
         return op.primitive == "dot_general"
-    return op.kind is OpKind.ELEMENTWISE or op.primitive in _WHOLE_VIEWS or op.primitive.startswith(_REDUCING)
+    return op.kind is OpKind.ELEMENTWISE or op.primitive.startswith(_REDUCING) or op.primitive in _PADDABLE
 
 
-_WHOLE_VIEWS = frozenset(
-    {"broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "reshape", "squeeze", "transpose"}
-)
 _REDUCING = ("reduce_", "arg")
+_PADDABLE = frozenset(
+    {
+        "broadcast_in_dim",
+        "concatenate",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "expand_dims",
+        "name",
+        "optimization_barrier",
+        "reshape",
+        "sharding_constraint",
+        "slice",
+        "split",
+        "squeeze",
+        "stop_gradient",
+        "transpose",
+    }
+)
 
 
 def _tensors(op: Op) -> tuple[Dims, ...]:

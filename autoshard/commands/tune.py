@@ -8,7 +8,15 @@ import os
 from autoshard.commands import tune_phases
 from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
 from autoshard.commands.virtual_devices import give_devices
-from autoshard.commands.wishes import above_zero, add_forbid, add_hbm_limit, add_mesh, add_pin, add_profile
+from autoshard.commands.wishes import (
+    above_zero,
+    add_forbid,
+    add_hbm_limit,
+    add_mesh,
+    add_padding,
+    add_pin,
+    add_profile,
+)
 from autoshard.explain import explain
 from autoshard.explain_text import to_text
 from autoshard.plan_file import check_writable
@@ -58,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pin(parser)
     add_forbid(parser)
     add_hbm_limit(parser)
+    add_padding(parser)
     parser.add_argument(
         "--shardings",
         choices=("free", "keep"),
@@ -159,6 +168,7 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         shardings=arguments.shardings,
         hbm_limit_bytes=arguments.hbm_limit,
         forbid=arguments.forbid,
+        padding=arguments.padding,
         progress=progress,
     )
 

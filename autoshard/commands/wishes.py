@@ -1,4 +1,4 @@
-"""What the user allows a search, as arguments of several commands: pins, bans, memory, meshes, the chip."""
+"""What the user allows a search, for several commands: pins, bans, memory, padding, meshes, the chip."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ def add_hbm_limit(parser: argparse.ArgumentParser) -> None:
         type=gib,
         metavar="GIB",
         help="memory per chip that the plan must stay under (default: what a chip has)",
+    )
+
+
+def add_padding(parser: argparse.ArgumentParser) -> None:
+    """Declare `--padding`."""
+    parser.add_argument(
+        "--padding",
+        choices=("never", "allow"),
+        default="never",
+        help="dims that chips do not divide, such as 25 heads on 8: never split (default), or allowed to be "
+        "split padded within the program, at the cost of the padding; arguments and results stay even",
     )
 
 

@@ -41,6 +41,7 @@ def tune_phases(
     option_trials: int = 12,
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
+    padding: str = "never",
     progress: Progress | None = None,
 ) -> JointPlans:
     """Find the best sharding plans of several functions together, with what they share in one layout.
@@ -74,6 +75,7 @@ def tune_phases(
         option_trials: As for `autoshard.tune`.
         hbm_limit_bytes: As for `autoshard.tune`, for each phase.
         forbid: As for `autoshard.tune`.
+        padding: As for `autoshard.tune`.
         progress: As for `autoshard.tune`.
 
     Returns:
@@ -103,6 +105,7 @@ def tune_phases(
         option_trials=option_trials,
         hbm_limit_bytes=hbm_limit_bytes,
         forbid=tuple(forbid),
+        padding=padding,
     )
     pairs = [phase if isinstance(phase, tuple) else (phase, ()) for phase in phases]
     targets = [target_of(function, tuple(arguments), {}) for function, arguments in pairs]
