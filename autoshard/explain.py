@@ -22,6 +22,7 @@ from autoshard.plan_records import (
     CollectiveRecord,
     EinsumRecord,
     Measurement,
+    PaddingRecord,
     RunnerUp,
     TensorRecord,
     Versions,
@@ -52,6 +53,7 @@ class Operation:
         bound: what takes longest.
         share: part of the predicted step time, all trips of all copies.
         collectives: what moves.
+        padding: the dims that are padded.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Operation:
     bound: Bound
     share: float
     collectives: tuple[CollectiveRecord, ...]
+    padding: tuple[PaddingRecord, ...] = ()
 
     @property
     def executions(self) -> int:
@@ -189,6 +192,7 @@ def _operation(
         bound=cost.bound_by,
         share=record.trips * record.repeats * cost.seconds / step_seconds if step_seconds > 0 else 0.0,
         collectives=record.collectives,
+        padding=record.padding,
     )
 
 

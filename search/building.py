@@ -312,10 +312,11 @@ def _cached_matrices(mesh: TorusMesh, padding: bool) -> Callable[[Edge, float, t
         key = (have.tobytes(), want.tobytes(), nbytes, shape)
         if key not in moved:
             seconds = reshard_seconds(have, want, nbytes, mesh, shape)
-            unaligned = moves_blocks(have, want, shape, mesh) if padding else None
-            seconds = seconds if unaligned is None else np.where(unaligned, np.inf, seconds)
             moved[key] = seconds * exposed if exposed else np.where(np.isinf(seconds), np.inf, 0.0)
             copied[key] = copies(have, want, nbytes, mesh, shape)
+            forbidden = moves_blocks(have, want, shape, mesh) if padding else None
+            if forbidden is not None:
+                copied[key][forbidden] = np.inf
         if edge.beside is None:
             return moved[key] + copied[key]
         return moved[key] - hidden_seconds(have, want, moved[key], edge.beside, mesh) + copied[key]
