@@ -15,7 +15,11 @@ What the TPU compiler makes of it, read out of programs that it compiled (libtpu
 * blocks of another length on the same dim begin at other elements: from 25 heads over 4 chips (7 each) to 8
   (4 each), from merged dims ``[1600]`` over 8 (200 each) to 25 heads of 64 over 8 (256 each), neighbours
   exchange halos in several collective-permutes; axes that come from two other dims at once are not
-  exchanged at all, the whole tensor is gathered. `moves_blocks` says where.
+  exchanged at all, the whole tensor is gathered. `moves_blocks` says where;
+* out of a weight or cache of a layer in a loop, whole on every chip, an even block is read in place, a padded
+  one only once the whole has been copied: a weight ``[1600, 25, 64]`` over 8 chips in 26.8 us instead of 6
+  for 24 heads, a cache of 6 sequences in 117 us instead of 21 for 8. Outside of a loop it is read in place: a
+  table of 50257 rows takes as long as one of 50264. `cuts_whole` says where.
 """
 
 import numpy as np
@@ -77,6 +81,28 @@ def moves_blocks(source: Layouts, target: Layouts, shape: tuple[int, ...], mesh:
         padded = before[:, dim][:, None] | after[:, dim][None, :]
         moved |= padded & _rearranges(closed, target, int(dim))
     return moved
+
+
+def cuts_whole(source: Layouts, target: Layouts, shape: tuple[int, ...], mesh: TorusMesh) -> Bools | None:
+    """Which reshards cut blocks of a padded dim out of a tensor that is whole along an axis.
+
+    Args:
+        source: ``[K, A]`` layouts before.
+        target: ``[J, A]`` layouts after.
+        shape: Sizes of the tensor's dims.
+        mesh: The mesh of A axes.
+
+    Returns:
+        ``[K, J]``; None where every layout divides every dim.
+    """
+    padded = padding_of_dims(target, shape, mesh) > 1
+    if not padded.any():
+        return None
+    cut = np.zeros((len(source), len(target)), dtype=np.bool_)
+    for dim in np.flatnonzero(padded.any(axis=0)):
+        whole = (source == REPLICATED)[:, None, :] & (target == dim)[None, :, :]
+        cut |= whole.any(axis=2) & padded[:, dim]
+    return cut
 
 
 def _rearranges(source: Layouts, target: Layouts, dim: int) -> Bools:

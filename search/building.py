@@ -24,7 +24,7 @@ from dataclasses import replace
 import numpy as np
 
 from autoshard.cost.layouts import Layouts, enumerate_layouts
-from autoshard.cost.padding import moves_blocks
+from autoshard.cost.padding import cuts_whole, moves_blocks
 from autoshard.cost.reshard import reshard_seconds
 from autoshard.cost.torus import TorusMesh
 from autoshard.search.candidates import Strategies, may_pad, operand_layouts, result_layouts, strategies
@@ -252,7 +252,7 @@ class _Builder:
         network = Network()
         for variable in self.variables:
             network.add_variable(self.unary(variable), self.label(variable))
-        matrix = _cached_matrices(self.mesh, self.padding)
+        matrix = _cached_matrices(self.mesh)
         hiding = Hiding(self.graph, tuple(self.variables), self.op_variable)
         edges = tuple(
             replace(edge, trips=trips, beside=hiding.beside(edge))
@@ -260,7 +260,7 @@ class _Builder:
         )
         for edge in edges:
             value = self.graph.values[edge.value]
-            cost = matrix(edge, value.nbytes, value.shape) * edge.trips
+            cost = self.offered(edge, matrix(edge, value.nbytes, value.shape) * edge.trips)
             if edge.source == edge.target:
                 network.add_unary(edge.source, np.diagonal(cost).copy())
             else:
@@ -277,6 +277,18 @@ class _Builder:
             value_variable=self.value_variable,
             classes=self.classes,
         )
+
+    def offered(self, edge: Edge, cost: Floats) -> Floats:
+        """The costs of an edge, infinite where the compiler would not do what padding is priced at."""
+        if not self.padding:
+            return cost
+        value = self.graph.values[edge.value]
+        loop = self.graph.ops[edge.op if edge.op >= 0 else value.producer].loop
+        traps = [moves_blocks, cuts_whole] if value.stored_bytes > 0 and loop >= 0 else [moves_blocks]
+        for trap in traps:
+            caught = trap(edge.source_layouts, edge.target_layouts, value.shape, self.mesh)
+            cost = cost if caught is None else np.where(caught, np.inf, cost)
+        return cost
 
     def count_homes(self) -> None:
         """How many tensors share each layout variable: tied values are one tensor, copies are several."""
@@ -298,11 +310,8 @@ class _Builder:
         return self.graph.values[variable.subject].name or f"value {variable.subject}"
 
 
-def _cached_matrices(mesh: TorusMesh, padding: bool) -> Callable[[Edge, float, tuple[int, ...]], Floats]:
-    """Times of reshards, exposed collectives and copies, each distinct matrix computed once.
-
-    With `padding`, reshards that move the blocks of padded dims are left out: they take infinitely long.
-    """
+def _cached_matrices(mesh: TorusMesh) -> Callable[[Edge, float, tuple[int, ...]], Floats]:
+    """Times of reshards, exposed collectives and copies, each distinct matrix computed once."""
     moved: dict[tuple[bytes, bytes, float, tuple[int, ...]], Floats] = {}
     copied: dict[tuple[bytes, bytes, float, tuple[int, ...]], Floats] = {}
     exposed = mesh.slice.chip.exposed_ici_fraction
@@ -314,9 +323,6 @@ def _cached_matrices(mesh: TorusMesh, padding: bool) -> Callable[[Edge, float, t
             seconds = reshard_seconds(have, want, nbytes, mesh, shape)
             moved[key] = seconds * exposed if exposed else np.where(np.isinf(seconds), np.inf, 0.0)
             copied[key] = copies(have, want, nbytes, mesh, shape)
-            forbidden = moves_blocks(have, want, shape, mesh) if padding else None
-            if forbidden is not None:
-                copied[key][forbidden] = np.inf
         if edge.beside is None:
             return moved[key] + copied[key]
         return moved[key] - hidden_seconds(have, want, moved[key], edge.beside, mesh) + copied[key]

@@ -12,7 +12,7 @@ from autoshard.cost.layouts import (
     local_fraction,
     padding_of_dims,
 )
-from autoshard.cost.padding import moves_blocks, reshard_padding
+from autoshard.cost.padding import cuts_whole, moves_blocks, reshard_padding
 from autoshard.cost.reshard import reshard_collectives, reshard_law, reshard_seconds
 from autoshard.cost.slices import parse_slice
 from autoshard.cost.torus import native_mesh
@@ -125,6 +125,20 @@ def test_axes_from_two_other_dims_at_once_move_blocks() -> None:
     found = moves_blocks(have, want, (64, 48, 64), CUBE)
     assert found is not None
     assert found.tolist() == [[True], [False]]
+
+
+def test_blocks_are_cut_out_of_what_is_whole_along_an_axis() -> None:
+    have = layouts((NONE, NONE), (B, NONE), (B, B), (H, NONE))
+    found = cuts_whole(have, layouts((NONE, H), (H, H), (B, NONE)), HEADS, MESH)
+    assert found is not None
+    # whole, or whole along y; all axes come from the batch; y is whole.
+    assert found.tolist() == [
+        [True, True, False],
+        [True, True, False],
+        [False, False, False],
+        [True, True, False],
+    ]
+    assert cuts_whole(have, layouts((B, NONE)), HEADS, MESH) is None
 
 
 SHAPE = (6, 25, 8)

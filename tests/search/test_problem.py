@@ -197,3 +197,13 @@ def test_reshards_that_move_padded_blocks_are_not_offered() -> None:
         shape = problem.graph.values[edge.value].shape
         moved = moves_blocks(edge.source_layouts, edge.target_layouts, shape, mesh)
         assert moved is None or np.isinf(matrix[moved]).all()
+
+
+def test_a_padded_block_is_not_cut_out_of_a_weight_in_a_loop() -> None:
+    # The compiler copies the weight of the layer first; outside of a loop it reads the block in place.
+    for graph, finite in ((scanned_feed_forward(f=15), False), (feed_forward(f=15), True)):
+        problem = build_problem(graph, MESH, padding=True)
+        read = next(e for e in problem.edges if graph.ops[e.op].name == "h" and e.position == 1)
+        whole = read.source_layouts.tolist().index([NONE])
+        cut = problem.variables[read.target].codes.tolist().index([2])  # f
+        assert np.isfinite(problem.network.pairwise[read.source, read.target][whole, cut]) == finite
