@@ -23,7 +23,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoshard.cost.layouts import Layouts, enumerate_layouts
+from autoshard.cost.layouts import Bools, Layouts, enumerate_layouts
 from autoshard.cost.padding import cuts_whole, moves_blocks
 from autoshard.cost.reshard import reshard_seconds
 from autoshard.cost.torus import TorusMesh
@@ -79,6 +79,7 @@ class _Builder:
         self._domains: dict[object, Layouts] = {}
         self._strategies: dict[object, Strategies] = {}
         self._layouts: dict[tuple[str, int, int], Layouts] = {}
+        self._trapped: dict[object, Bools | None] = {}
 
     # Variables.
 
@@ -284,11 +285,19 @@ class _Builder:
             return cost
         value = self.graph.values[edge.value]
         loop = self.graph.ops[edge.op if edge.op >= 0 else value.producer].loop
-        traps = [moves_blocks, cuts_whole] if value.stored_bytes > 0 and loop >= 0 else [moves_blocks]
-        for trap in traps:
-            caught = trap(edge.source_layouts, edge.target_layouts, value.shape, self.mesh)
-            cost = cost if caught is None else np.where(caught, np.inf, cost)
-        return cost
+        caught = self.trapped(edge, value.shape, in_loop=value.stored_bytes > 0 and loop >= 0)
+        return cost if caught is None else np.where(caught, np.inf, cost)
+
+    def trapped(self, edge: Edge, shape: tuple[int, ...], *, in_loop: bool) -> Bools | None:
+        """[K, J] the reshards of a tensor, or of one that a loop reads from memory, that are not offered."""
+        have, want = edge.source_layouts, edge.target_layouts
+        key = (have.tobytes(), want.tobytes(), shape, in_loop)
+        if key not in self._trapped:
+            masks = [moves_blocks(have, want, shape, self.mesh)]
+            masks += [cuts_whole(have, want, shape, self.mesh)] if in_loop else []
+            found = [mask for mask in masks if mask is not None]
+            self._trapped[key] = np.logical_or.reduce(found) if found else None
+        return self._trapped[key]
 
     def count_homes(self) -> None:
         """How many tensors share each layout variable: tied values are one tensor, copies are several."""
