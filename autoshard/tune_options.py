@@ -21,7 +21,7 @@ OBJECTIVES = (LATENCY,)
 """What `tune` minimises. On one slice throughput is the same: chip-seconds are chips times seconds."""
 MESHES = ("native", "auto", "search")
 SHARDINGS = ("free", "keep")
-PADDINGS = ("never", "allow")
+PADDINGS = ("allow", "never")
 LOCAL = "local"
 """The slice text that means the attached devices."""
 
@@ -54,7 +54,7 @@ class Options:
     shardings: str = "free"
     hbm_limit_bytes: float | None = None
     forbid: tuple[str, ...] = ()
-    padding: str = "never"
+    padding: str = "allow"
 
     def __post_init__(self) -> None:
         _require_choice("objective", self.objective, OBJECTIVES)

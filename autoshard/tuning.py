@@ -11,8 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from autoshard.choosing import choose, runner_up
 from autoshard.compiled.options import CompileOptions
+from autoshard.cost.layouts import fits
 from autoshard.cost.slices import parse_slice
 from autoshard.decorator import PlannedFunction
 from autoshard.errors import InfeasibleError, OptionError
@@ -54,7 +57,7 @@ def tune(
     shardings: str = "free",
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
-    padding: str = "never",
+    padding: str = "allow",
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -88,8 +91,8 @@ def tune(
         hbm_limit_bytes: HBM per chip that the plan must stay under; left out, what a chip has.
         forbid: Mesh axes that dims may not be sharded along, each "PATTERN=SPEC" like a pin, the spec naming
             the forbidden axes of each dim, "*" none and "any" all: "params/*/wq=x;*;*".
-        padding: Whether dims that chips do not divide may be padded: "never", or "allow" it within the
-            program, arguments and results staying even (`autoshard.cost.padding`).
+        padding: Whether dims that chips do not divide may be split padded: "allow" it within the program,
+            arguments and results staying even (`autoshard.cost.padding`), or "never".
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -176,7 +179,7 @@ def tune_target(
     shardings: str = "free",
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
-    padding: str = "never",
+    padding: str = "allow",
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""
@@ -251,10 +254,12 @@ def _finishes(refinement: Refinement) -> bool:
 
 
 def note_replicated(session: Session) -> None:
-    """Say so when no mesh axis divides any dim of an einsum: every chip then does the whole work."""
+    """Say so when no mesh axis can split any dim of an einsum: every chip then does the whole work."""
     sizes = [axis.size for mesh in session.meshes for axis in mesh.axes if axis.size > 1]
-    factors = [factor.size for op in session.graph.einsums for factor in op.factors]
-    if sizes and not any(factor % size == 0 for factor in factors for size in sizes):
+    factors = {factor.size for op in session.graph.einsums for factor in op.factors}
+    chips = np.array(sizes, dtype=np.int64)[:, None]
+    padded = session.options.padding == "allow"
+    if sizes and not any(fits(chips, [factor], padded=padded).any() for factor in factors):
         session.progress.note(
             f"no mesh axis of {session.slice_.name} divides a dim of any einsum of `{session.target.name}`: "
             "they are replicated, and every chip does all of the work; choose another slice"

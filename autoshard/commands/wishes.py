@@ -46,10 +46,10 @@ def add_padding(parser: argparse.ArgumentParser) -> None:
     """Declare `--padding`."""
     parser.add_argument(
         "--padding",
-        choices=("never", "allow"),
-        default="never",
-        help="dims that chips do not divide, such as 25 heads on 8: never split (default), or allowed to be "
-        "split padded within the program, at the cost of the padding; arguments and results stay even",
+        choices=("allow", "never"),
+        default="allow",
+        help="dims that chips do not divide, such as 25 heads on 8: split padded within the program where "
+        "that is faster, arguments and results staying even (default), or never split",
     )
 
 

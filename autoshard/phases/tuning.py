@@ -41,7 +41,7 @@ def tune_phases(
     option_trials: int = 12,
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
-    padding: str = "never",
+    padding: str = "allow",
     progress: Progress | None = None,
 ) -> JointPlans:
     """Find the best sharding plans of several functions together, with what they share in one layout.
