@@ -138,7 +138,8 @@ def constraints_of(plan: Plan, equations: Equations) -> Constraints:
                 operands[equation.path] = tuple(_chain(text, equations, value) for text, value in pairs)
         elif chain:
             slots[equation.path] = chain[-1]
-    return Constraints(operands, results, slots)
+    padded = any(record.padding for record in records)
+    return Constraints(operands, results, slots, held_at_start=padded)
 
 
 def _copies(records: Iterable[R], by_name: Mapping[str, Equation]) -> Iterator[tuple[R, Equation]]:

@@ -263,4 +263,5 @@ def note_replicated(session: Session) -> None:
         session.progress.note(
             f"no mesh axis of {session.slice_.name} divides a dim of any einsum of `{session.target.name}`: "
             "they are replicated, and every chip does all of the work; choose another slice"
+            f"{'' if padded else ', or allow padding'}"
         )
