@@ -56,9 +56,9 @@ def same(left: Any, right: Any) -> None:
     jax.tree.map(close, left, right)
 
 
-def test_padding_is_not_offered_unless_allowed() -> None:
+def test_padding_is_not_offered_where_it_is_forbidden() -> None:
     assert not paddings(tuned("never"))
-    with pytest.raises(OptionError, match="`padding` is `sometimes`, expected one of `never`, `allow`"):
+    with pytest.raises(OptionError, match="`padding` is `sometimes`, expected one of `allow`, `never`"):
         tuned("sometimes")
 
 
