@@ -2,14 +2,25 @@
 
 All of it was read out of programs that libtpu 0.0.42.1 compiled.
 
-A scatter whose tiles do not come out even. The TPU keeps 16-bit values in tiles of 128 lanes, in pairs. A
-reduce-scatter over the minor dim of bfloat16 stays one where each shard is a multiple of 256; where it is an
-odd multiple of 128 (128, 384, 640, 1152) the compiler all-reduces the whole tensor and takes a slice: twice
-the bytes. A shard that is no multiple of 128 is scattered, after that dim is made the second minor one.
-float32 is always scattered. Tried: ``[512, K_x] x [K_x, E] -> [512, E_x]`` on 4 chips of v4, v5e, v5p and
-v6e, all alike. Not in the rule: shards of the second minor dim of bfloat16 have to be a multiple of 16 in the
-same way, and tensors of a few KiB are always all-reduced. A scatter onto a dim that has to be padded, of any
-type, is an all-reduce of the whole as well: 25 heads over 4 and 8 chips of v5e, a vocabulary of 50257 over 8.
+A scatter whose tiles do not come out even. The TPU keeps arrays in tiles of 128 lanes along the minor dim,
+16-bit values in pairs. A reduce-scatter over the minor dim of bfloat16 stays one where each shard is a
+multiple of 256; where it is an odd multiple of 128 (128, 384, 640, 1152) the compiler all-reduces the whole
+tensor and takes a slice: twice the bytes. A shard that is no multiple of 128 is scattered if another dim is
+a better minor one, which is then moved there: where that dim, rounded up to lanes, grows by less than the
+shard does. Where none is better, as with 64 sequences and shards of 288 (128 / 64 > 384 / 288), all is
+all-reduced. Tried: ``[B, K_x] x [K_x, E] -> [B, E_x]`` on 4 chips of v4, v5e, v5p and v6e, all alike,
+float32 like bfloat16 but for the pairs.
+
+Tiles have 8 rows, 16 for packed values, along the second minor dim. That is the last of the other dims, or
+one that wastes less of the rows where the last is small (of ``[64, 1, E]`` the first). Over that dim, too,
+only whole tiles are scattered: shards of a multiple of 16 rows for bfloat16, of 8 for float32; and where no
+other dim is left beside it, shards that fill at least two thirds of their rows, rounded up to 16. So the
+residual stream of a decode step, ``[B, 1, E]``, is scattered over its sequences only if each chip gets 11 or
+more. All other dims are scattered freely. Tried: 70 shapes of two to four dims on 4 chips of v4, some on v6e;
+of ``[4, 4, E]`` alone the rule says what is not so. Not in the rule: tensors of a few KiB are always
+all-reduced.
+
+A scatter onto a dim that has to be padded is an all-reduce of the whole, see `autoshard.cost.padding`.
 
 A gather of two dims at once. Where one constraint asks for a weight whole that is sharded over two of its
 dims, the compiler gathers the shards as a list and puts them in order by copies that take longer than the
@@ -18,39 +29,61 @@ dim it gathers, without copies, and dim by dim is how the search asks. Tried: bf
 to 64 chips of v4 and on 64 of v5p, with and without a scan around it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from autoshard.cost.chips import Chip
-from autoshard.cost.layouts import REPLICATED, UNREDUCED, Bools, Layouts, padding_of_dims
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Bools, Layouts
 from autoshard.cost.torus import TorusMesh
 
 _LANES = 128
 _PACKED_BYTES = 2
+_ROWS, _PACKED_ROWS = 8, 16
+_MOST_ROW_WASTE = 1.5
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
 def scatter_becomes_all_reduce(
-    minor_shard_elements: int | npt.NDArray[np.int64], itemsize: int, chip: Chip
+    minor_shard_elements: int | Integers, other_waste: float | Floats, itemsize: int, chip: Chip
 ) -> Bools:
     """Whether a reduce-scatter over the minor dim is compiled as an all-reduce of the whole.
 
     Args:
         minor_shard_elements: Size of the minor dim on one chip once it is scattered; any shape.
+        other_waste: The least `lane_waste` of the tensor's other dims on one chip, infinite where it has
+            none; any shape that broadcasts.
         itemsize: Bytes of an element of what is reduced.
         chip: The chip; only TPU compilers have the habit.
 
     Returns:
-        Of the shape of `minor_shard_elements`: whether that is an odd number of whole tiles, in pairs.
+        Whether neither the minor dim nor another can be scattered in whole tiles; of the broadcast shape.
     """
-    tiles, rest = np.divmod(np.asarray(minor_shard_elements, dtype=np.int64), _LANES)
-    odd: Bools = (rest == 0) & (tiles % 2 == 1)
-    return odd & _packs(itemsize, chip)
+    shard = np.asarray(minor_shard_elements, dtype=np.int64)
+    tiles, rest = np.divmod(shard, _LANES)
+    odd: Bools = (rest == 0) & (tiles % 2 == 1) & (itemsize == _PACKED_BYTES)
+    stays: Bools = (rest != 0) & (lane_waste(shard) <= np.asarray(other_waste))
+    return (odd | stays) & (chip.kind == "tpu")
+
+
+def lane_waste(elements: int | Integers) -> Floats:
+    """How much a dim of that size grows, as a factor, when it is rounded up to lanes."""
+    return _waste(elements, _LANES)
+
+
+def _waste(elements: int | Integers, multiple: int) -> Floats:
+    size = np.maximum(np.asarray(elements, dtype=np.float64), 1.0)
+    waste: Floats = np.ceil(size / multiple) * multiple / size
+    return waste
 
 
 def all_reduced_scatters(
     source: Layouts, target: Layouts, shape: tuple[int, ...], itemsize: int, mesh: TorusMesh
 ) -> Bools:
-    """Which reshards have a reduce-scatter that is compiled as an all-reduce: see the module's text.
+    """Which reshards have a reduce-scatter that is compiled as an all-reduce.
 
     A scatter comes before axes move or are gathered (`autoshard.cost.reshard`): the minor dim is then split
     by the axes that split it before, and by those that are scattered or sliced onto it.
@@ -66,43 +99,63 @@ def all_reduced_scatters(
         ``[K, J]``.
     """
     minor = len(shape) - 1
-    padded = scattered_onto_padding(source, target, shape, mesh)
-    scattered = np.zeros((len(source), len(target)), dtype=np.bool_)
-    if minor < 0 or not _packs(itemsize, mesh.slice.chip):
-        return np.asarray(padded.any(axis=2))
-    shards = np.ones(scattered.shape, dtype=np.int64)
-    for axis, size in enumerate(mesh.shape):
-        before, after = source[:, axis][:, None], target[:, axis][None, :]
-        onto = after == minor
-        scattered |= (before == UNREDUCED) & onto
-        splits = (before == minor) | onto & ((before == UNREDUCED) | (before == REPLICATED))
-        shards *= np.where(splits, size, 1)
-    odd = scattered & scatter_becomes_all_reduce(shape[minor] // shards, itemsize, mesh.slice.chip)
-    return odd | padded.any(axis=2)
+    reduced = np.zeros((len(source), len(target)), dtype=np.bool_)
+    if minor < 0 or mesh.slice.chip.kind != "tpu" or not (source == UNREDUCED).any():
+        return reduced
+    shards = _local_shape(source, target, shape, mesh)
+    whole = _local_shape(source, np.full((1, source.shape[1]), REPLICATED, source.dtype), shape, mesh)
+    for dim in range(len(shape)):
+        onto = _scatters_onto(dim, source, target)
+        if not onto.any():
+            continue
+        if dim == minor:
+            others = np.min([lane_waste(shard) for shard in shards[:minor]], axis=0, initial=np.inf)
+            habit = scatter_becomes_all_reduce(shards[minor], others, itemsize, mesh.slice.chip)
+        else:
+            habit = _breaks_rows(dim, shards[dim], whole[:minor], itemsize)
+        reduced |= onto & habit
+    return reduced
 
 
-def scattered_onto_padding(
-    source: Layouts, target: Layouts, shape: tuple[int, ...], mesh: TorusMesh
-) -> Bools:
-    """Which reshards scatter a sum onto a dim that has to be padded.
-
-    Args:
-        source: ``[K, A]`` layouts before.
-        target: ``[J, A]`` layouts after.
-        shape: Sizes of the tensor's dims.
-        mesh: The mesh of A axes.
-
-    Returns:
-        ``[K, J, rank]``.
-    """
-    onto = np.zeros((len(source), len(target), len(shape)), dtype=np.bool_)
-    padded = padding_of_dims(target, shape, mesh) > 1
-    for dim in np.flatnonzero(padded.any(axis=0)):
-        summed = (source == UNREDUCED)[:, None, :] & (target == dim)[None, :, :]
-        onto[:, :, dim] = summed.any(axis=2) & padded[:, dim]
+def _scatters_onto(dim: int, source: Layouts, target: Layouts) -> Bools:
+    """``[K, J]`` whether a mesh axis goes from partial sums to that dim."""
+    onto: Bools = ((source == UNREDUCED)[:, None, :] & (target == dim)[None, :, :]).any(axis=2)
     return onto
 
 
-def _packs(itemsize: int, chip: Chip) -> bool:
-    """Whether a compiler puts elements of that size into tiles in pairs."""
-    return chip.kind == "tpu" and itemsize == _PACKED_BYTES
+def _breaks_rows(dim: int, shard: Integers, whole: Sequence[Integers], itemsize: int) -> Bools:
+    """``[K, J]`` whether a scatter over a dim that is not the minor one leaves no whole tiles.
+
+    Args:
+        dim: Which.
+        shard: ``[K, J]`` its size on one chip once it is scattered.
+        whole: ``[K, 1]`` sizes of all dims but the minor one before that.
+        itemsize: Bytes of an element.
+    """
+    sizes = np.stack(whole)
+    waste = np.where(sizes > 1, _waste(sizes, _ROWS), np.inf)
+    second = len(whole) - 1 - np.argmin(waste[::-1], axis=0)
+    alone = (np.delete(sizes, dim, axis=0) == 1).all(axis=0)
+    ragged = np.where(alone, _waste(shard, _PACKED_ROWS) > _MOST_ROW_WASTE, shard % _tile_rows(itemsize) != 0)
+    breaks: Bools = (second == dim) & ragged
+    return breaks
+
+
+def _tile_rows(itemsize: int) -> int:
+    return _PACKED_ROWS if itemsize == _PACKED_BYTES else _ROWS
+
+
+def _local_shape(source: Layouts, target: Layouts, shape: tuple[int, ...], mesh: TorusMesh) -> list[Integers]:
+    """``[K, J]`` sizes of each dim on one chip, after scatters and before axes move or are gathered.
+
+    A target that is replicated gives those before the scatters.
+    """
+    shards = []
+    for dim, elements in enumerate(shape):
+        chips = np.ones((len(source), len(target)), dtype=np.int64)
+        for axis, size in enumerate(mesh.shape):
+            before, onto = source[:, axis][:, None], target[:, axis][None, :] == dim
+            splits = (before == dim) | onto & ((before == UNREDUCED) | (before == REPLICATED))
+            chips *= np.where(splits, size, 1)
+        shards.append(-(-elements // chips))
+    return shards

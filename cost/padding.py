@@ -10,8 +10,7 @@ What the TPU compiler makes of it, read out of programs that it compiled (libtpu
 
 * a whole dim is sliced without communication; all-gathers and all-to-alls move padded blocks; contractions
   and reductions over a padded dim mask it, and end in the usual all-reduce;
-* a reduce-scatter onto a padded dim becomes an all-reduce of the whole, and a slice
-  (`autoshard.cost.compiler_habits`);
+* a reduce-scatter onto a padded dim becomes an all-reduce of the whole, and a slice;
 * blocks of another length on the same dim begin at other elements: from 25 heads over 4 chips (7 each) to 8
   (4 each), from merged dims ``[1600]`` over 8 (200 each) to 25 heads of 64 over 8 (256 each), neighbours
   exchange halos in several collective-permutes; axes that come from two other dims at once are not
@@ -25,7 +24,6 @@ What the TPU compiler makes of it, read out of programs that it compiled (libtpu
 import numpy as np
 import numpy.typing as npt
 
-from autoshard.cost.compiler_habits import scattered_onto_padding
 from autoshard.cost.layouts import REPLICATED, UNREDUCED, Bools, Layouts, padding_of_dims
 from autoshard.cost.torus import TorusMesh
 
@@ -55,6 +53,28 @@ def reshard_padding(
         padded = np.maximum(before[:, dim][:, None], after[:, dim][None, :])
         ratio *= np.where(whole[:, :, dim], before[:, dim][:, None], padded)
     return ratio
+
+
+def scattered_onto_padding(
+    source: Layouts, target: Layouts, shape: tuple[int, ...], mesh: TorusMesh
+) -> Bools:
+    """Which reshards scatter a sum onto a dim that has to be padded.
+
+    Args:
+        source: ``[K, A]`` layouts before.
+        target: ``[J, A]`` layouts after.
+        shape: Sizes of the tensor's dims.
+        mesh: The mesh of A axes.
+
+    Returns:
+        ``[K, J, rank]``.
+    """
+    onto = np.zeros((len(source), len(target), len(shape)), dtype=np.bool_)
+    padded = padding_of_dims(target, shape, mesh) > 1
+    for dim in np.flatnonzero(padded.any(axis=0)):
+        summed = (source == UNREDUCED)[:, None, :] & (target == dim)[None, :, :]
+        onto[:, :, dim] = summed.any(axis=2) & padded[:, dim]
+    return onto
 
 
 def moves_blocks(source: Layouts, target: Layouts, shape: tuple[int, ...], mesh: TorusMesh) -> Bools | None:

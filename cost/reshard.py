@@ -33,8 +33,8 @@ import numpy.typing as npt
 from autoshard.cost.collectives import Collective, Floats, Kind, collective_law, collective_seconds
 from autoshard.cost.compiler_habits import all_reduced_scatters
 from autoshard.cost.errors import LayoutError
-from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
-from autoshard.cost.padding import reshard_padding
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Bools, Layouts
+from autoshard.cost.padding import reshard_padding, scattered_onto_padding
 from autoshard.cost.torus import TorusMesh
 
 
@@ -94,7 +94,7 @@ def reshard_seconds(
     padding = reshard_padding(source, target, shape, mesh)
     moved = nbytes if padding is None else nbytes * padding
     seconds = reshard_law(source, target, mesh).seconds(moved)
-    reduced = all_reduced_scatters(source, target, shape, _itemsize(nbytes, shape), mesh)
+    reduced = _all_reduced(source, target, shape, _itemsize(nbytes, shape), mesh)
     if not reduced.any():
         return seconds
     return np.where(reduced, reshard_law(source, target, mesh, Kind.ALL_REDUCE).seconds(moved), seconds)
@@ -152,7 +152,7 @@ def reshard_collectives(
     padding = reshard_padding(source[None], target[None], shape, mesh)
     local = nbytes / _size(sharded, mesh) * (1.0 if padding is None else float(padding[0, 0]))
     itemsize = _itemsize(nbytes, shape)
-    all_reduced = all_reduced_scatters(source[None], target[None], shape, itemsize, mesh)[0, 0]
+    all_reduced = _all_reduced(source[None], target[None], shape, itemsize, mesh)[0, 0]
     gathered = [axis for axis, change in enumerate(changes) if change is _Change.ALL_GATHER]
     collectives = []
     for kind, axes in (*_reductions(changes, mesh), *_gathers(source, gathered, mesh)):
@@ -163,6 +163,15 @@ def reshard_collectives(
         collectives.append(Collective(compiled, names, local, seconds))
         local = local / _size(axes, mesh) if kind is Kind.REDUCE_SCATTER else local
     return tuple(collectives)
+
+
+def _all_reduced(
+    source: Layouts, target: Layouts, shape: tuple[int, ...], itemsize: int, mesh: TorusMesh
+) -> Bools:
+    """[K, J] which reshards have a reduce-scatter that is compiled as an all-reduce."""
+    padded = scattered_onto_padding(source, target, shape, mesh).any(axis=2)
+    habit: Bools = all_reduced_scatters(source, target, shape, itemsize, mesh) | padded
+    return habit
 
 
 def _reductions(changes: Sequence[_Change], mesh: TorusMesh) -> Iterator[tuple[Kind, tuple[int, ...]]]:

@@ -17,8 +17,8 @@ import numpy as np
 
 from autoshard.compiled.replica_groups import axes_of_groups, varying_axes
 from autoshard.cost.collectives import Kind, collective_seconds
-from autoshard.cost.compiler_habits import scatter_becomes_all_reduce
-from autoshard.cost.layouts import REPLICATED, Layouts
+from autoshard.cost.compiler_habits import all_reduced_scatters
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
 from autoshard.cost.reshard import reshard_collectives
 from autoshard.cost.torus import MeshAxis, TorusMesh
 from autoshard.partitioner.partitioned import AxisPart, Sharding, Tensor
@@ -103,22 +103,29 @@ def _axes_of(found: Found, mesh: TorusMesh) -> tuple[TorusMesh, tuple[str, ...]]
 
 
 def _compiled_kind(found: Found, mesh: TorusMesh) -> str:
-    """The kind as the compiler makes it: some scatters over the minor dim become all-reduces."""
-    source, target = found.source.sharding, found.target.sharding
-    if found.kind != Kind.REDUCE_SCATTER or not source or not target or source[-1] == target[-1]:
+    """The kind as the compiler makes it: some scatters become all-reduces."""
+    if found.kind != Kind.REDUCE_SCATTER or not found.source.sharding or not found.target.sharding:
         return found.kind
-    shard = found.target.shape[-1] // prod(part.size for part in target[-1])
-    habit = scatter_becomes_all_reduce(shard, round(found.source.itemsize), mesh.slice.chip)
-    return Kind.ALL_REDUCE.value if bool(habit) else found.kind
+    finer, (source, target) = _layouts(found, mesh)
+    summed = np.where((source == REPLICATED) & (target != REPLICATED), UNREDUCED, source)
+    habit = all_reduced_scatters(
+        summed[None], target[None], found.source.shape, round(found.source.itemsize), finer
+    )
+    return Kind.ALL_REDUCE.value if habit[0, 0] else found.kind
 
 
 def _derived(found: Found, mesh: TorusMesh) -> Iterator[PropagatedCollective]:
     """The collectives of a reshard, by our own rule; a new order of the axes of a dim counts as none."""
-    finer = split_mesh(mesh, [*_parts(found.source.sharding), *_parts(found.target.sharding)])
-    layouts = [_layout(tensor, finer) for tensor in (found.source, found.target)]
+    finer, (source, target) = _layouts(found, mesh)
     nbytes = prod(found.source.shape) * found.source.itemsize
-    for each in reshard_collectives(layouts[0], layouts[1], nbytes, finer, found.source.shape):
+    for each in reshard_collectives(source, target, nbytes, finer, found.source.shape):
         yield _collective(found, each.kind.value, each.axes, each.bytes_per_chip, each.seconds, derived=True)
+
+
+def _layouts(found: Found, mesh: TorusMesh) -> tuple[TorusMesh, tuple[Layouts, Layouts]]:
+    """A mesh whose axes are split as found needs it, and the layouts before and after."""
+    finer = split_mesh(mesh, [*_parts(found.source.sharding), *_parts(found.target.sharding)])
+    return finer, (_layout(found.source, finer), _layout(found.target, finer))
 
 
 def _parts(sharding: Sharding | None) -> list[AxisPart]:

@@ -82,13 +82,14 @@ def test_the_collective_says_the_padded_bytes() -> None:
 
 
 def test_a_sum_scattered_onto_a_padded_dim_is_all_reduced_whole() -> None:
+    shape = (8, 25, 64, 128)  # neither of the first two dims lies along a tile
     for itemsize in (2, 4):
-        nbytes = 8.0 * 25 * itemsize
-        (found,) = reshard_collectives(layouts((NONE, OPEN))[0], layouts((NONE, H))[0], nbytes, MESH, HEADS)
+        nbytes = float(itemsize * np.prod(shape))
+        (found,) = reshard_collectives(layouts((NONE, OPEN))[0], layouts((NONE, H))[0], nbytes, MESH, shape)
         assert found.kind is Kind.ALL_REDUCE
         assert found.bytes_per_chip == pytest.approx(nbytes)
-    (even,) = reshard_collectives(layouts((NONE, OPEN))[0], layouts((NONE, B))[0], 8.0 * 25 * 4, MESH, HEADS)
-    assert even.kind is Kind.REDUCE_SCATTER
+        (even,) = reshard_collectives(layouts((NONE, OPEN))[0], layouts((NONE, B))[0], nbytes, MESH, shape)
+        assert even.kind is Kind.REDUCE_SCATTER
 
 
 def test_a_reshard_of_even_layouts_is_not_padded() -> None:

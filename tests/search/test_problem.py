@@ -32,9 +32,9 @@ MESH = _with(hidden_gather_fraction=0.0)
 NONE, B, E, F = -1, 0, 1, 2
 
 
-def _seconds(source: int, target: int, nbytes: float) -> float:
+def _seconds(source: int, target: int, nbytes: float, shape: tuple[int, ...] = ()) -> float:
     have, want = (np.array([[code]], dtype=np.int8) for code in (source, target))
-    return float(reshard_seconds(have, want, nbytes, MESH)[0, 0])
+    return float(reshard_seconds(have, want, nbytes, MESH, shape)[0, 0])
 
 
 def test_variables_and_edges_of_a_feed_forward() -> None:
@@ -61,7 +61,7 @@ def test_the_value_of_a_plan_by_hand() -> None:
     assert h is not None
     assert y is not None
     # x is gathered from b, wi goes from e to f, h is read as it is, y is an open sum, scattered over e.
-    moved = _seconds(0, -1, 64) + _seconds(0, 1, 256) + _seconds(UNREDUCED, 1, 64)
+    moved = _seconds(0, -1, 64) + _seconds(0, 1, 256) + _seconds(UNREDUCED, 1, 64, (4, 8))
     own = float(h.seconds[labels[4]] + y.seconds[labels[5]])
     at_rest = REST_PRICE * (32 + 128 + 128 + 32) / (819e9 * 0.75)
     assert problem.rest_seconds(labels) == pytest.approx(at_rest)
