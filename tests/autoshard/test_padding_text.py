@@ -105,6 +105,18 @@ def test_a_padded_plan_computes_what_the_function_computes() -> None:
     same(autoshard.jit(forward, plan=tuned("allow"))(*arrays()), expected)
 
 
+def test_padded_heads_and_words_compute_what_the_function_computes() -> None:
+    heads, words = "einsum:layers/w[qkv]=* | * -> ;;x;", "einsum:table=* | * -> ;;x"
+    plan = autoshard.tune(
+        forward, *inputs(), slice="cpu:8", refine="none", top_k=1, mesh="native", pins=[heads, words]
+    )
+    assert {(6, 8, "x"), (1001, 1008, "x")} <= {
+        (each.size, each.padded, each.axes) for each in paddings(plan)
+    }
+    planned = autoshard.jit(forward, plan=plan)
+    same(planned(*arrays()), jax.jit(forward)(*arrays()))
+
+
 def test_a_padded_plan_is_applied_without_jit_and_under_grad() -> None:
     applied = autoshard.apply(forward, tuned("allow"))
     same(applied(*arrays()), jax.jit(forward)(*arrays()))
