@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any, TypeVar
 
 import jax
@@ -82,12 +83,25 @@ def wrapper_names(fn: Callable[..., Any]) -> list[str]:
 
 
 def constrainer(mesh: AnyMesh) -> Callable[[Any, PartitionSpec], Any]:
-    """Return the function that puts one constraint over a mesh."""
+    """Return the function that puts one constraint over a mesh.
+
+    An array cannot be padded outside of a compiled program: there what is padded gets a program of its own.
+    """
+    constrain_here: Callable[[Any, NamedSharding], Any] = jax.lax.with_sharding_constraint
+    constrain_in_program = jax.jit(constrain_here, static_argnums=1, inline=True)
 
     def constrain(array: Any, spec: PartitionSpec) -> Any:
-        return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+        put = constrain_here if _divides(spec, jax.typeof(array).shape, mesh) else constrain_in_program
+        return put(array, NamedSharding(mesh, spec))
 
     return constrain
+
+
+def _divides(spec: PartitionSpec, shape: Sequence[int], mesh: AnyMesh) -> bool:
+    """Whether the axes of each dim divide it."""
+    named = ((entry,) if isinstance(entry, str) else entry for entry in spec)
+    chips = (prod(mesh.shape[axis] for axis in axes) if isinstance(axes, tuple) else 1 for axes in named)
+    return all(size % count == 0 for size, count in zip(shape, chips, strict=False))
 
 
 def argument_specs(plan: Plan, names: Sequence[str] | None = None) -> list[PartitionSpec]:
@@ -129,7 +143,8 @@ def constraints_of(plan: Plan, equations: Equations) -> Constraints:
                 operands[equation.path] = tuple(_chain(text, equations, value) for text, value in pairs)
         elif chain:
             slots[equation.path] = chain[-1]
-    return Constraints(operands, results, slots)
+    padded = any(record.padding for record in records)
+    return Constraints(operands, results, slots, held_at_start=padded)
 
 
 def _copies(records: Iterable[R], by_name: Mapping[str, Equation]) -> Iterator[tuple[R, Equation]]:

@@ -46,11 +46,13 @@ class Constraints:
         results: Chains of the results just after an equation.
         slots: Spec of one value handed over, by "<path>:carry<i>" or "<path>:y<i>" of a loop, or
             "<path>:out<i>" of a cond.
+        held_at_start: Whether what a loop carries is held where its body starts as well.
     """
 
     operands: Mapping[str, Chains] = field(default_factory=dict)
     results: Mapping[str, Chains] = field(default_factory=dict)
     slots: Mapping[str, PartitionSpec] = field(default_factory=dict)
+    held_at_start: bool = False
 
     def touched(self) -> frozenset[str]:
         """Paths of all equations at or below which something is constrained."""
@@ -204,23 +206,32 @@ class _Runner:
         jaxpr = new.jaxpr.replace(constvars=[], invars=[*new.jaxpr.constvars, *new.jaxpr.invars])
         return _bind(eqn, [*new.consts, *operands], {**eqn.params, key: jaxpr})
 
-    def closed(self, closed: ClosedJaxpr, path: str, slots: Sequence[str] = ()) -> ClosedJaxpr:
-        """Run a nested jaxpr into a new one; `slots` are the keys of its first results."""
+    def closed(
+        self, closed: ClosedJaxpr, path: str, slots: Sequence[str] = (), start: int = 0, n_carry: int = 0
+    ) -> ClosedJaxpr:
+        """Run a nested jaxpr into a new one.
+
+        `slots` are the keys of its first results, the first `n_carry` also of its arguments from `start` on.
+        """
+        carried = slots[:n_carry] if self.constraints.held_at_start else ()
 
         def run(*arguments: Any) -> list[Any]:
-            results = self.body(closed.jaxpr, closed.consts, arguments, path)
+            started = [*arguments[:start], *self.in_slots(arguments[start:], carried)]
+            results = self.body(closed.jaxpr, closed.consts, started, path)
             return self.in_slots(results, slots)
 
         return jax.make_jaxpr(run)(*(_abstract(v.aval) for v in closed.jaxpr.invars))
 
     # What a loop carries is held where it ends, too: the partitioner else takes over, for the whole loop, the
-    # layout in which the result is wanted, and brings the carry to its own in every iteration.
+    # layout in which the result is wanted, and brings the carry to its own in every iteration. Where dims are
+    # padded it is held where the body starts as well: the partitioner else carries it in the layout of one of
+    # its readers, and where that is padded, gathers it twice in every iteration.
 
     def scan(self, eqn: JaxprEqn, operands: list[Any], path: str) -> list[Any]:
         first, n_carry = scan_counts(eqn)
         carries = [f"{path}:carry{i}" for i in range(n_carry)]
         ys = [f"{path}:y{i}" for i in range(len(eqn.outvars) - n_carry)]
-        body = self.closed(eqn.params["jaxpr"], path, [*carries, *ys])
+        body = self.closed(eqn.params["jaxpr"], path, [*carries, *ys], first, n_carry)
         started = [*operands[:first], *self.in_slots(operands[first:], carries)]
         return self.in_slots(_bind(eqn, started, {**eqn.params, "jaxpr": body}), carries)
 
@@ -228,7 +239,8 @@ class _Runner:
         first = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
         carries = [f"{path}:carry{i}" for i in range(len(eqn.outvars))]
         cond = self.closed(eqn.params["cond_jaxpr"], f"{path}/cond")
-        body = self.closed(eqn.params["body_jaxpr"], path, carries)
+        start = eqn.params["body_nconsts"]
+        body = self.closed(eqn.params["body_jaxpr"], path, carries, start, len(carries))
         started = [*operands[:first], *self.in_slots(operands[first:], carries)]
         ended = _bind(eqn, started, {**eqn.params, "cond_jaxpr": cond, "body_jaxpr": body})
         return self.in_slots(ended, carries)

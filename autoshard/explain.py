@@ -25,6 +25,7 @@ from autoshard.plan_records import (
     CombinationRecord,
     EinsumRecord,
     Measurement,
+    PaddingRecord,
     RunnerUp,
     TensorRecord,
     Versions,
@@ -55,6 +56,7 @@ class Operation:
         bound: what takes longest.
         share: part of the predicted step time, all trips of all copies.
         collectives: what moves.
+        padding: the dims that are padded.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Operation:
     bound: Bound
     share: float
     collectives: tuple[CollectiveRecord, ...]
+    padding: tuple[PaddingRecord, ...] = ()
 
     @property
     def executions(self) -> int:
@@ -202,6 +205,7 @@ def _operation(
         bound=cost.bound_by,
         share=record.trips * record.repeats * cost.seconds / step_seconds if step_seconds > 0 else 0.0,
         collectives=record.collectives,
+        padding=record.padding,
     )
 
 

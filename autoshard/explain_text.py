@@ -13,6 +13,7 @@ from autoshard.coverage_records import Coverage
 from autoshard.explain import Explanation, Memory, Operation, StepTime
 from autoshard.explain_compiled import option_lines, order_lines
 from autoshard.fusion_hints import hint_lines
+from autoshard.padding_text import padding_lines, padding_text
 from autoshard.plan_records import CombinationRecord, RunnerUp, Versions
 from autoshard.text_table import align
 from autoshard.units import format_bytes, format_percent, format_seconds, three_digits
@@ -60,6 +61,7 @@ def _header(explanation: Explanation) -> list[str]:
         *(f"pinned: {pin}" for pin in explanation.pins),
         *(f"kept of the model: {sharding}" for sharding in explanation.kept),
         *(f"forbidden: {ban}" for ban in explanation.forbidden),
+        *padding_lines((*explanation.einsums, *explanation.tensors)),
         *_limit(explanation.hbm_limit_bytes),
     ]
 
@@ -122,6 +124,8 @@ def _tensors(tensors: Sequence[Operation]) -> list[str]:
 
 def _with_collectives(line: str, operation: Operation) -> Iterator[str]:
     yield line
+    if operation.padding:
+        yield f"    padded {padding_text(operation.padding)}"
     for each in operation.collectives:
         yield (
             f"    {each.kind}({each.axes}) of {each.tensor}: {format_bytes(each.bytes_per_chip)} per chip, "

@@ -114,8 +114,13 @@ def limits_label(session: Session, headroom_bytes: float) -> str:
     options = session.options
     return (
         f"{round(headroom_bytes)} gap {options.gap:g} limit {options.time_limit_seconds}"
-        f"{_wishes_label(options)}{numbers_label(session.slice_.chip)}"
+        f"{_wishes_label(options)}{_padding_label(options)}{numbers_label(session.slice_.chip)}"
     )
+
+
+def _padding_label(options: Options) -> str:
+    """What tells a study that may pad from others."""
+    return " padding" if options.padding == "allow" else ""
 
 
 def _wishes_label(options: Options) -> str:

@@ -92,11 +92,12 @@ def pinned_problem(session: Session, mesh: TorusMesh) -> Problem:
         PinError: a pin or a ban matches nothing, or asks for what is not possible on this mesh.
     """
     graph, options = session.graph, session.options
+    padding = options.padding == "allow"
     pins = resolve(options.pins, session.traced, graph, mesh, session.ordered_pins, options.forbid)
     if session.kept is None:
-        return pinned(build_problem(graph, mesh), pins)
+        return pinned(build_problem(graph, mesh, padding=padding), pins)
     kept = session.kept.pins(graph)
-    return pinned(build_problem(graph, mesh, fold(graph, *marks(kept))), [*kept, *pins])
+    return pinned(build_problem(graph, mesh, fold(graph, *marks(kept)), padding=padding), [*kept, *pins])
 
 
 def allowed_meshes(session: Session) -> tuple[TorusMesh, ...]:

@@ -5,8 +5,9 @@ the same record and names of one pattern are one entry: the pattern is its key, 
 the arrays in the flat order. The other arrays fill the places that are left, in their order. Three arrays at
 least make such an entry, and of several ways to divide arrays among entries the shortest text is written.
 
-An einsum or a tensor is folded already in memory; its `repeats` is written where it is not 1, as is the
-memory `order` of an array where it has one, and of the `cost` of an operation or the step what is not 0.
+An einsum or a tensor is folded already in memory; its `repeats` is written where it is not 1, as are the
+memory `order` of an array and the `padding` of an operation where there is one, and of the `cost` of an
+operation or the step what is not 0.
 
 Version 1 of the form had no patterns: its names are taken as they stand.
 """
@@ -216,6 +217,8 @@ def _named(operations: Any) -> Iterator[tuple[str, _Entry]]:
 
 def _without_default(operation: _Entry) -> _Entry:
     written = {field: value for field, value in operation.items() if (field, value) != ("repeats", 1)}
+    if not written.get("padding", True):
+        del written["padding"]
     cost = written.pop("cost", None)
     return (
         written if cost is None else {**written, "cost": {part: each for part, each in cost.items() if each}}

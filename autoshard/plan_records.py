@@ -174,6 +174,22 @@ class CollectiveRecord(Record, frozen=True, kw_only=True):
     tensor: str
 
 
+class PaddingRecord(Record, frozen=True, kw_only=True):
+    """A dim that is padded, as the chips that split it do not divide it (`autoshard.cost.padding`).
+
+    Attributes:
+        dim: its letter in an einsum, else where it is in the tensor, such as ``dim 2``.
+        size: its elements.
+        padded: elements of the blocks of all chips, each a whole number of elements.
+        axes: the mesh axes that split it, joined by ``,``.
+    """
+
+    dim: str
+    size: int
+    padded: int
+    axes: str
+
+
 class EinsumRecord(Record, frozen=True, kw_only=True):
     """One einsum: how it is sharded and what that costs.
 
@@ -193,6 +209,7 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
         ici_seconds: time of the collectives and copies.
         flops_per_chip: floating-point operations, a multiply-add being two.
         cost: all of this by its parts; None in older plans.
+        padding: the dims that it pads; the costs are those of the padded sizes.
     """
 
     name: str
@@ -209,6 +226,7 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
     ici_seconds: float
     flops_per_chip: float
     cost: CostRecord | None = None
+    padding: tuple[PaddingRecord, ...] = ()
 
 
 class TensorRecord(Record, frozen=True, kw_only=True):
@@ -216,7 +234,7 @@ class TensorRecord(Record, frozen=True, kw_only=True):
 
     `operands` pins what its op reads, where a stored array (a table that is looked up) is resharded for it.
     `name` is a pattern, `trips` is of one copy, and `repeats` counts the copies, as in an `EinsumRecord`;
-    so are the times.
+    so are the times and the `padding`.
     """
 
     name: str
@@ -229,6 +247,7 @@ class TensorRecord(Record, frozen=True, kw_only=True):
     hbm_seconds: float
     ici_seconds: float
     cost: CostRecord | None = None
+    padding: tuple[PaddingRecord, ...] = ()
 
 
 class FusionRecord(Record, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ from autoshard.plan_records import (
     EinsumRecord,
     FunctionRecord,
     FusionRecord,
+    PaddingRecord,
     Prediction,
     ResultRecord,
     TensorRecord,
@@ -176,6 +177,19 @@ def _einsum(decision: OpDecision, pattern: str, mesh: TorusMesh) -> EinsumRecord
         ici_seconds=decision.ici_seconds,
         flops_per_chip=decision.flops_per_chip,
         cost=cost_record(decision.cost),
+        padding=_padding(decision, mesh),
+    )
+
+
+def _padding(decision: OpDecision, mesh: TorusMesh) -> tuple[PaddingRecord, ...]:
+    return tuple(
+        PaddingRecord(
+            dim=each.name,
+            size=each.size,
+            padded=each.padded,
+            axes=",".join(mesh.names[axis] for axis in each.axes),
+        )
+        for each in decision.padded
     )
 
 
@@ -242,6 +256,7 @@ def _tensor(decision: OpDecision, pattern: str, graph: Graph, mesh: TorusMesh) -
         hbm_seconds=decision.hbm_seconds,
         ici_seconds=decision.ici_seconds,
         cost=cost_record(decision.cost),
+        padding=_padding(decision, mesh),
     )
 
 

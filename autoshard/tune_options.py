@@ -21,6 +21,7 @@ OBJECTIVES = (LATENCY,)
 """What `tune` minimises. On one slice throughput is the same: chip-seconds are chips times seconds."""
 MESHES = ("native", "auto", "search")
 SHARDINGS = ("free", "keep")
+PADDINGS = ("allow", "never")
 LOCAL = "local"
 """The slice text that means the attached devices."""
 
@@ -53,6 +54,7 @@ class Options:
     shardings: str = "free"
     hbm_limit_bytes: float | None = None
     forbid: tuple[str, ...] = ()
+    padding: str = "allow"
 
     def __post_init__(self) -> None:
         _require_choice("objective", self.objective, OBJECTIVES)
@@ -60,6 +62,7 @@ class Options:
         _require_choice("mesh", self.mesh, MESHES)
         _require_choice("compile_options", self.compile_options, COMPILE_OPTIONS)
         _require_choice("shardings", self.shardings, SHARDINGS)
+        _require_choice("padding", self.padding, PADDINGS)
         if self.compile_options == "search":
             expected = "`compile` or `auto`: the compiler judges the options that are searched"
             _require(self.refine in ("compile", "auto"), "refine", self.refine, expected)

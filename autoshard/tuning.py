@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from autoshard.candidate_search import CandidateSearch, SessionSearch
 from autoshard.choice_search import ChoiceSearch
 from autoshard.choices import Choices
 from autoshard.choosing import choose, runner_up
 from autoshard.compiled.options import CompileOptions
+from autoshard.cost.layouts import fits
 from autoshard.cost.slices import parse_slice
 from autoshard.errors import InfeasibleError
 from autoshard.judged import rank
@@ -53,6 +56,7 @@ def tune(
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
     choices: Choices | None = None,
+    padding: str = "allow",
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -89,6 +93,8 @@ def tune(
         choices: Values of keyword arguments that change the program but not its meaning
             (`autoshard.choices`), such as ``{"remat": ("none", "full")}``: the plan has one of each. They
             override those of the same names that the decorator declares.
+        padding: Whether dims that chips do not divide may be split padded: "allow" it within the program,
+            arguments and results staying even (`autoshard.cost.padding`), or "never".
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -124,6 +130,7 @@ def tune(
         shardings=shardings,
         hbm_limit_bytes=hbm_limit_bytes,
         forbid=tuple(forbid),
+        padding=padding,
     )
     target = target_of(fn, abstract_args, jit_options).choosing(choices or {})
     return run(target, options, progress or Progress(quiet=True)).plan
@@ -151,6 +158,7 @@ def tune_target(
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
     choices: Choices | None = None,
+    padding: str = "allow",
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""
@@ -172,6 +180,7 @@ def tune_target(
         shardings=shardings,
         hbm_limit_bytes=hbm_limit_bytes,
         forbid=tuple(forbid),
+        padding=padding,
     )
     if slice != LOCAL:
         parse_slice(slice)  # before a model is loaded, which may take a while
@@ -232,11 +241,14 @@ def _finishes(refinement: Refinement) -> bool:
 
 
 def note_replicated(session: Session) -> None:
-    """Say so when no mesh axis divides any dim of an einsum: every chip then does the whole work."""
+    """Say so when no mesh axis can split any dim of an einsum: every chip then does the whole work."""
     sizes = [axis.size for mesh in session.meshes for axis in mesh.axes if axis.size > 1]
-    factors = [factor.size for op in session.graph.einsums for factor in op.factors]
-    if sizes and not any(factor % size == 0 for factor in factors for size in sizes):
+    factors = {factor.size for op in session.graph.einsums for factor in op.factors}
+    chips = np.array(sizes, dtype=np.int64)[:, None]
+    padded = session.options.padding == "allow"
+    if sizes and not any(fits(chips, [factor], padded=padded).any() for factor in factors):
         session.progress.note(
             f"no mesh axis of {session.slice_.name} divides a dim of any einsum of `{session.target.name}`: "
             "they are replicated, and every chip does all of the work; choose another slice"
+            f"{'' if padded else ', or allow padding'}"
         )

@@ -20,6 +20,8 @@ more. All other dims are scattered freely. Tried: 70 shapes of two to four dims 
 of ``[4, 4, E]`` alone the rule says what is not so. Not in the rule: tensors of a few KiB are always
 all-reduced.
 
+A scatter onto a dim that has to be padded is an all-reduce of the whole, see `autoshard.cost.padding`.
+
 A gather of two dims at once. Where one constraint asks for a weight whole that is sharded over two of its
 dims, the compiler gathers the shards as a list and puts them in order by copies that take longer than the
 gather; from 64 chips on it writes its shard into zeros and all-reduces them, twice the bytes. Asked dim by
@@ -33,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoshard.cost.chips import Chip
-from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Bools, Layouts
 from autoshard.cost.torus import TorusMesh
 
 _LANES = 128
@@ -41,7 +43,6 @@ _PACKED_BYTES = 2
 _ROWS, _PACKED_ROWS = 8, 16
 _MOST_ROW_WASTE = 1.5
 
-Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -156,5 +157,5 @@ def _local_shape(source: Layouts, target: Layouts, shape: tuple[int, ...], mesh:
             before, onto = source[:, axis][:, None], target[:, axis][None, :] == dim
             splits = (before == dim) | onto & ((before == UNREDUCED) | (before == REPLICATED))
             chips *= np.where(splits, size, 1)
-        shards.append(elements // chips)
+        shards.append(-(-elements // chips))
     return shards

@@ -9,6 +9,7 @@ Per mesh axis, the pair of entries says what happens (source -> target):
 * anything else -> unreduced: impossible, infinite.
 
 A reduce-scatter that the compiler makes an all-reduce (`autoshard.cost.compiler_habits`) is priced as one.
+What a layout pads is moved padded (`autoshard.cost.padding`).
 
 Axes with the same transition act together as one collective and use the links of all their torus dims, but
 what is gathered from several dims is gathered dim by dim, those split over the fewest axes first: the TPU
@@ -32,7 +33,8 @@ import numpy.typing as npt
 from autoshard.cost.collectives import Collective, Floats, Kind, collective_law, collective_seconds
 from autoshard.cost.compiler_habits import all_reduced_scatters
 from autoshard.cost.errors import LayoutError
-from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Bools, Layouts
+from autoshard.cost.padding import reshard_padding, scattered_onto_padding
 from autoshard.cost.torus import TorusMesh
 
 
@@ -69,8 +71,8 @@ class ReshardLaw:
     latency_seconds: Floats
     seconds_per_byte: Floats
 
-    def seconds(self, nbytes: float) -> Floats:
-        """``[K, J]`` seconds for a tensor of that many bytes in all."""
+    def seconds(self, nbytes: float | Floats) -> Floats:
+        """``[K, J]`` seconds for a tensor of that many bytes in all, padding included."""
         return self.latency_seconds + nbytes * self.seconds_per_byte
 
 
@@ -84,16 +86,18 @@ def reshard_seconds(
         target: ``[J, A]``.
         nbytes: Bytes of the whole tensor, not of a shard.
         mesh: The mesh of A axes.
-        shape: Sizes of the tensor's dims; left out, nothing is known of how it falls into tiles.
+        shape: Sizes of the tensor's dims; left out, nothing is known of how it falls into tiles and blocks.
 
     Returns:
         ``[K, J]`` seconds, infinite where an axis that is not unreduced would have to become so.
     """
-    seconds = reshard_law(source, target, mesh).seconds(nbytes)
-    reduced = all_reduced_scatters(source, target, shape, _itemsize(nbytes, shape), mesh)
+    padding = reshard_padding(source, target, shape, mesh)
+    moved = nbytes if padding is None else nbytes * padding
+    seconds = reshard_law(source, target, mesh).seconds(moved)
+    reduced = _all_reduced(source, target, shape, _itemsize(nbytes, shape), mesh)
     if not reduced.any():
         return seconds
-    return np.where(reduced, reshard_law(source, target, mesh, Kind.ALL_REDUCE).seconds(nbytes), seconds)
+    return np.where(reduced, reshard_law(source, target, mesh, Kind.ALL_REDUCE).seconds(moved), seconds)
 
 
 def reshard_law(
@@ -145,9 +149,10 @@ def reshard_collectives(
             "target that shards or replicates the axis, or a source that is unreduced over it"
         )
     sharded = [axis for axis, before in enumerate(source) if before >= 0 or changes[axis] is _Change.SLICE]
-    local = nbytes / _size(sharded, mesh)
+    padding = reshard_padding(source[None], target[None], shape, mesh)
+    local = nbytes / _size(sharded, mesh) * (1.0 if padding is None else float(padding[0, 0]))
     itemsize = _itemsize(nbytes, shape)
-    all_reduced = all_reduced_scatters(source[None], target[None], shape, itemsize, mesh)[0, 0]
+    all_reduced = _all_reduced(source[None], target[None], shape, itemsize, mesh)[0, 0]
     gathered = [axis for axis, change in enumerate(changes) if change is _Change.ALL_GATHER]
     collectives = []
     for kind, axes in (*_reductions(changes, mesh), *_gathers(source, gathered, mesh)):
@@ -158,6 +163,15 @@ def reshard_collectives(
         collectives.append(Collective(compiled, names, local, seconds))
         local = local / _size(axes, mesh) if kind is Kind.REDUCE_SCATTER else local
     return tuple(collectives)
+
+
+def _all_reduced(
+    source: Layouts, target: Layouts, shape: tuple[int, ...], itemsize: int, mesh: TorusMesh
+) -> Bools:
+    """[K, J] which reshards have a reduce-scatter that is compiled as an all-reduce."""
+    padded = scattered_onto_padding(source, target, shape, mesh).any(axis=2)
+    habit: Bools = all_reduced_scatters(source, target, shape, itemsize, mesh) | padded
+    return habit
 
 
 def _reductions(changes: Sequence[_Change], mesh: TorusMesh) -> Iterator[tuple[Kind, tuple[int, ...]]]:

@@ -23,10 +23,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from autoshard.cost.layouts import Layouts, enumerate_layouts
+from autoshard.cost.layouts import Bools, Layouts, enumerate_layouts
+from autoshard.cost.padding import cuts_whole, moves_blocks
 from autoshard.cost.reshard import reshard_seconds
 from autoshard.cost.torus import TorusMesh
-from autoshard.search.candidates import Strategies, operand_layouts, result_layouts, strategies
+from autoshard.search.candidates import Strategies, may_pad, operand_layouts, result_layouts, strategies
 from autoshard.search.costs import op_cost
 from autoshard.search.folding import Folding, fold
 from autoshard.search.graph import Graph, Op, OpKind
@@ -37,15 +38,19 @@ from autoshard.search.problem import Edge, Floats, Flow, Problem, Variable, Vari
 from autoshard.search.ties import tie_classes
 
 
-def build_problem(graph: Graph, mesh: TorusMesh, folding: Folding | None = None) -> Problem:
+def build_problem(
+    graph: Graph, mesh: TorusMesh, folding: Folding | None = None, *, padding: bool = False
+) -> Problem:
     """Enumerate candidates and price them.
 
     Args:
         graph: The program.
         mesh: The mesh.
         folding: Its copies, `fold(graph)` unless it is given (it does not depend on the mesh).
+        padding: Whether what is neither an argument nor a result may be split over chips that do not divide
+            it (`autoshard.cost.padding`).
     """
-    builder = _Builder(graph, mesh, fold(graph) if folding is None else folding)
+    builder = _Builder(graph, mesh, fold(graph) if folding is None else folding, padding)
     builder.add_values()
     builder.add_ops()
     builder.add_edges()
@@ -55,12 +60,13 @@ def build_problem(graph: Graph, mesh: TorusMesh, folding: Folding | None = None)
 class _Builder:
     """Collects variables and edges; reshard matrices are cached by what they depend on."""
 
-    def __init__(self, graph: Graph, mesh: TorusMesh, folding: Folding) -> None:
-        self.graph, self.mesh, self.folding = graph, mesh, folding
+    def __init__(self, graph: Graph, mesh: TorusMesh, folding: Folding, padding: bool) -> None:
+        self.graph, self.mesh, self.folding, self.padding = graph, mesh, folding, padding
         self.classes = tie_classes(graph)
         self.readers = graph.consumers
         self.kernels = kernels(graph)
         self.results = frozenset(graph.results)
+        self.passing = self.passing_values()
         self.variables: list[Variable] = []
         self.edges: list[Edge] = []
         self.trips: list[int] = []
@@ -73,6 +79,7 @@ class _Builder:
         self._domains: dict[object, Layouts] = {}
         self._strategies: dict[object, Strategies] = {}
         self._layouts: dict[tuple[str, int, int], Layouts] = {}
+        self._trapped: dict[object, Bools | None] = {}
 
     # Variables.
 
@@ -92,6 +99,13 @@ class _Builder:
             if len({op for op, _ in readers if not dull[op]}) > 1:
                 yield value
 
+    def passing_values(self) -> frozenset[int]:
+        """Values that are neither an argument nor a result nor a constant, nor lie in the layout of one."""
+        outside = {*self.graph.arguments, *self.graph.constants, *self.results}
+        held = {id(self.classes[v]) for v in outside if v in self.classes}
+        tied = {v for v, known in self.classes.items() if id(known) in held}
+        return frozenset(v.index for v in self.graph.values) - outside - tied
+
     def layout_variable(self, value: int) -> int:
         """The variable of a value: one for all tied values, and one for all copies."""
         home = self.home(value)
@@ -101,7 +115,7 @@ class _Builder:
         subject = value if tied is None else tied.representative
         known = self.graph.values[subject]
         unreduced = known.partial and tied is None and value not in self.results
-        codes = self.domain(known.shape, unreduced)
+        codes = self.domain(known.shape, unreduced, self.padding and value in self.passing)
         number = self.variable(Variable(VariableKind.LAYOUT, subject, codes, None, 0))
         self._shared[home] = number
         return number
@@ -116,10 +130,10 @@ class _Builder:
             self._homes[id(tied)] = members
         return self._homes[id(tied)]
 
-    def domain(self, shape: tuple[int, ...], unreduced: bool) -> Layouts:
-        key = (shape, unreduced)
+    def domain(self, shape: tuple[int, ...], unreduced: bool, padded: bool) -> Layouts:
+        key = (shape, unreduced, padded)
         if key not in self._domains:
-            self._domains[key] = enumerate_layouts(shape, self.mesh, unreduced=unreduced)
+            self._domains[key] = enumerate_layouts(shape, self.mesh, unreduced=unreduced, padded=padded)
         return self._domains[key]
 
     def variable(self, variable: Variable) -> int:
@@ -144,9 +158,9 @@ class _Builder:
                 self.op_variable[op.index] = self.op_variable[leader]
 
     def strategy_variable(self, op: Op, trips: int) -> int:
-        key = (op.factors, op.operand_dims, op.result_dims, op.linear)
+        key = (op.factors, op.operand_dims, op.result_dims, op.linear, may_pad(op))
         if key not in self._strategies:
-            self._strategies[key] = strategies(op, self.mesh)
+            self._strategies[key] = strategies(op, self.mesh, padded=self.padding)
         codes = self._strategies[key]
         cost = op_cost(op, codes, self.graph, self.mesh, self.kernels)
         return self.variable(Variable(VariableKind.STRATEGY, op.index, codes, cost, trips))
@@ -247,7 +261,7 @@ class _Builder:
         )
         for edge in edges:
             value = self.graph.values[edge.value]
-            cost = matrix(edge, value.nbytes, value.shape) * edge.trips
+            cost = self.offered(edge, matrix(edge, value.nbytes, value.shape) * edge.trips)
             if edge.source == edge.target:
                 network.add_unary(edge.source, np.diagonal(cost).copy())
             else:
@@ -264,6 +278,26 @@ class _Builder:
             value_variable=self.value_variable,
             classes=self.classes,
         )
+
+    def offered(self, edge: Edge, cost: Floats) -> Floats:
+        """The costs of an edge, infinite where the compiler would not do what padding is priced at."""
+        if not self.padding:
+            return cost
+        value = self.graph.values[edge.value]
+        loop = self.graph.ops[edge.op if edge.op >= 0 else value.producer].loop
+        caught = self.trapped(edge, value.shape, in_loop=value.stored_bytes > 0 and loop >= 0)
+        return cost if caught is None else np.where(caught, np.inf, cost)
+
+    def trapped(self, edge: Edge, shape: tuple[int, ...], *, in_loop: bool) -> Bools | None:
+        """[K, J] the reshards of a tensor, or of one that a loop reads from memory, that are not offered."""
+        have, want = edge.source_layouts, edge.target_layouts
+        key = (have.tobytes(), want.tobytes(), shape, in_loop)
+        if key not in self._trapped:
+            masks = [moves_blocks(have, want, shape, self.mesh)]
+            masks += [cuts_whole(have, want, shape, self.mesh)] if in_loop else []
+            found = [mask for mask in masks if mask is not None]
+            self._trapped[key] = np.logical_or.reduce(found) if found else None
+        return self._trapped[key]
 
     def count_homes(self) -> None:
         """How many tensors share each layout variable: tied values are one tensor, copies are several."""
@@ -297,7 +331,7 @@ def _cached_matrices(mesh: TorusMesh) -> Callable[[Edge, float, tuple[int, ...]]
         if key not in moved:
             seconds = reshard_seconds(have, want, nbytes, mesh, shape)
             moved[key] = seconds * exposed if exposed else np.where(np.isinf(seconds), np.inf, 0.0)
-            copied[key] = copies(have, want, nbytes, mesh)
+            copied[key] = copies(have, want, nbytes, mesh, shape)
         if edge.beside is None:
             return moved[key] + copied[key]
         return moved[key] - hidden_seconds(have, want, moved[key], edge.beside, mesh) + copied[key]

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts
+from autoshard.cost.layouts import REPLICATED, UNREDUCED, Layouts, fits
 from autoshard.cost.torus import TorusMesh
-from autoshard.search.graph import Dims, FactorKind, Op
+from autoshard.search.graph import Dims, FactorKind, Op, OpKind
 
 PARTIAL = -2
 """Strategy code: the op passes an unreduced sum through along this axis."""
@@ -25,12 +25,13 @@ Strategies = npt.NDArray[np.int8]
 """[K, A]: for each mesh axis a factor index, REPLICATED or PARTIAL."""
 
 
-def strategies(op: Op, mesh: TorusMesh) -> Strategies:
+def strategies(op: Op, mesh: TorusMesh, *, padded: bool = False) -> Strategies:
     """All strategies of an op on a mesh, the fully replicated one first.
 
-    Left out are those that do not divide a factor evenly, that shard a factor Shardy says must stay whole,
-    and those no `PartitionSpec` can express: a minor factor of a merged dim is shardable only under a fully
-    sharded major one.
+    Left out are those that shard a factor Shardy says must stay whole, and those no `PartitionSpec` can
+    express: a minor factor of a merged dim is shardable only under a fully sharded major one.  Those that do
+    not divide a factor evenly are left out, too, unless the op may be `padded` (`may_pad`): then a factor
+    that is merged with no other may be padded, to less than `PADDING_LIMIT` times the work in all.
     """
     options = [REPLICATED]
     options += [i for i, factor in enumerate(op.factors) if factor.kind is not FactorKind.REPLICATED]
@@ -40,11 +41,50 @@ def strategies(op: Op, mesh: TorusMesh) -> Strategies:
     codes = np.array(list(itertools.product(*per_axis)), dtype=np.int8).reshape(-1, len(mesh.shape))
     shards = factor_shards(codes, len(op.factors), mesh)
     sizes = np.array([factor.size for factor in op.factors], dtype=np.int64)
-    legal: npt.NDArray[np.bool_] = (sizes % shards == 0).all(axis=1)
-    for dims in (*op.operand_dims, *op.result_dims):
+    legal = fits(shards, sizes, padded=padded and may_pad(op))
+    merged = sorted({i for dims in _tensors(op) for dim in dims if len(dim) > 1 for i in dim})
+    legal &= fits(shards[:, merged], sizes[merged], padded=False)
+    for dims in _tensors(op):
         legal &= _expressible(dims, shards, sizes)
     kept: Strategies = codes[legal]
     return kept
+
+
+def may_pad(op: Op) -> bool:
+    """Whether the compiler makes blocks of padded dims of an op, as it does of even ones.
+
+    It was seen to do so for einsums, elementwise ops, reductions, and views and joins along other dims; not
+    looked at are lookups, updates, sorts, cumulative sums and convolutions, which so stay even.
+    """
+    if op.kind is OpKind.EINSUM:
+        return op.primitive == "dot_general"
+    return op.kind is OpKind.ELEMENTWISE or op.primitive.startswith(_REDUCING) or op.primitive in _PADDABLE
+
+
+_REDUCING = ("reduce_", "arg")
+_PADDABLE = frozenset(
+    {
+        "broadcast_in_dim",
+        "concatenate",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "expand_dims",
+        "name",
+        "optimization_barrier",
+        "reshape",
+        "sharding_constraint",
+        "slice",
+        "split",
+        "squeeze",
+        "stop_gradient",
+        "transpose",
+    }
+)
+
+
+def _tensors(op: Op) -> tuple[Dims, ...]:
+    return (*op.operand_dims, *op.result_dims)
 
 
 def factor_shards(codes: Strategies, n_factors: int, mesh: TorusMesh) -> npt.NDArray[np.int64]:

@@ -31,11 +31,14 @@ class Side(StrEnum):
     CUT = "cut"
 
 
-def copied_bytes(nbytes: float, source: Layouts, target: Layouts, side: Side, mesh: TorusMesh) -> Floats:
+def copied_bytes(
+    nbytes: float, shape: tuple[int, ...], source: Layouts, target: Layouts, side: Side, mesh: TorusMesh
+) -> Floats:
     """Bytes per chip of one copy under each pair of layouts.
 
     Args:
         nbytes: Bytes of the whole tensor.
+        shape: Sizes of its dims.
         source: ``[K, A]`` layouts before.
         target: ``[J, A]`` layouts after.
         side: Which copy.
@@ -48,15 +51,19 @@ def copied_bytes(nbytes: float, source: Layouts, target: Layouts, side: Side, me
     if side is Side.SENT:
         sends = ((have >= 0) & (want >= 0) & (have != want)).any(axis=2)
         sharded = np.where((have == REPLICATED) & (want >= 0), want, have)
-        return np.where(sends, nbytes * _local(sharded, mesh), 0.0)
+        return np.where(sends, nbytes * _local(sharded, mesh, shape), 0.0)
     if side is Side.CUT:
         kept = (have == want) | ((have == REPLICATED) & (want >= 0))
-        return np.where(kept.all(axis=2) & (have != want).any(axis=2), nbytes * _local(want, mesh), 0.0)
-    local = nbytes * local_fraction(source if side is Side.LEAVING else target, mesh)
+        return np.where(
+            kept.all(axis=2) & (have != want).any(axis=2),
+            nbytes * _local(np.broadcast_to(want, (len(source), *want.shape[1:])), mesh, shape),
+            0.0,
+        )
+    local = nbytes * local_fraction(source if side is Side.LEAVING else target, mesh, shape)
     return np.where((have != want).any(axis=2), local[:, None] if side is Side.LEAVING else local[None], 0.0)
 
 
-def _local(layouts: Layouts, mesh: TorusMesh) -> Floats:
+def _local(layouts: Layouts, mesh: TorusMesh, shape: tuple[int, ...]) -> Floats:
     """``[K, J]`` share of a tensor that a chip holds under ``[K, J, A]`` layouts."""
     flat = layouts.reshape(-1, layouts.shape[-1])
-    return local_fraction(flat, mesh).reshape(layouts.shape[:-1])
+    return local_fraction(flat, mesh, shape).reshape(layouts.shape[:-1])

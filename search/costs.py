@@ -98,15 +98,18 @@ def _einsum_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) -> Op
     for value, layouts in tensors:
         seconds += access_seconds(graph, value, layouts, mesh)
     dtype = max((graph.values[v].dtype for v in op.operands), key=lambda name: -chip.peak(name))
-    compute, _ = einsum_seconds(_padded(op, shards, mesh, flops), np.zeros(len(codes)), dtype, chip)
+    padded = _padded(op, shards, mesh)
+    compute, _ = einsum_seconds(padded, np.zeros(len(codes)), dtype, chip)
     return OpCost(compute, seconds, flops, chip.kernel_seconds, chip.serial_fraction)
 
 
-def _padded(op: Op, shards: npt.NDArray[np.int64], mesh: TorusMesh, flops: Floats) -> Floats:
-    """Operations of the matrix unit, with its padding for an einsum of two operands."""
+def _padded(op: Op, shards: npt.NDArray[np.int64], mesh: TorusMesh) -> Floats:
+    """Operations of the matrix unit on whole blocks, with its padding for an einsum of two operands."""
+    whole = np.array([factor.size for factor in op.factors], dtype=np.int64)
+    local = -(-whole // shards)
     if len(op.operands) != 2 or op.primitive != "dot_general":
-        return flops
-    local = np.array([factor.size for factor in op.factors]) / shards
+        blocks: Floats = op.flops * (local / whole).prod(axis=1)
+        return blocks
     held = [{f for dim in dims for f in dim} for dims in op.operand_dims]
     sizes = {role: np.ones(len(shards)) for role in ("batch", "m", "k", "n")}
     for index, factor in enumerate(op.factors):
@@ -127,7 +130,7 @@ def _role(kind: FactorKind, left: bool, right: bool) -> str:
 def access_seconds(graph: Graph, index: int, layouts: Layouts, mesh: TorusMesh) -> Floats:
     """Time to read or write a value once: stored values from HBM, others where they live."""
     value, chip = graph.values[index], mesh.slice.chip
-    fraction = local_fraction(layouts, mesh)
+    fraction = local_fraction(layouts, mesh, value.shape)
     if value.stored_bytes:
         return stream_seconds(value.stored_bytes * fraction, chip)
     return traffic_seconds(value.nbytes * fraction, chip)
@@ -176,7 +179,8 @@ def _passed_elements(
 
 
 def _local_elements(graph: Graph, index: int, layouts: Layouts, mesh: TorusMesh) -> Floats:
-    return math.prod(graph.values[index].shape) * local_fraction(layouts, mesh)
+    shape = graph.values[index].shape
+    return math.prod(shape) * local_fraction(layouts, mesh, shape)
 
 
 _SPARSE_READERS = frozenset({"gather", "dynamic_slice", "slice"})

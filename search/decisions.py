@@ -17,6 +17,7 @@ from autoshard.search.costs import OpCost
 from autoshard.search.graph import Op, OpKind
 from autoshard.search.movements import Layout, Movement, movements_on, owner_of, permutes_on
 from autoshard.search.ordering import Orders, Spec, unreduced_axes
+from autoshard.search.padded import Padded, factor_names, padded_dims
 from autoshard.search.places import Axes
 from autoshard.search.problem import Edge, Problem, has_unreduced
 from autoshard.search.stages import closing, stages
@@ -40,6 +41,7 @@ class OpDecision:
         movements: The collectives attributed to it.
         own_cost: The op without its movements.
         flops_per_chip: Useful operations of one chip.
+        padded: The dims that it pads.
     """
 
     op: Op
@@ -52,6 +54,7 @@ class OpDecision:
     movements: tuple[Movement, ...]
     own_cost: Cost
     flops_per_chip: float
+    padded: tuple[Padded, ...] = ()
 
     @property
     def cost(self) -> Cost:
@@ -143,8 +146,8 @@ class _Speller:
             return self.op_decision(op, movements)
         if op.kind is OpKind.IDENTITY and op.results[0] in self.problem.value_variable:
             spec = self.orders.spec_of_value(op.results[0])
-            copies = self.copies[index]
-            return OpDecision(op, copies, ((spec,),), (spec,), spec, (), True, movements, Cost(), 0.0)
+            copies, padded = self.copies[index], self.padded_slot(op.results[0])
+            return OpDecision(op, copies, ((spec,),), (spec,), spec, (), True, movements, Cost(), 0.0, padded)
         return None
 
     def op_decision(self, op: Op, movements: tuple[Movement, ...]) -> OpDecision:
@@ -166,7 +169,18 @@ class _Speller:
             movements=movements,
             own_cost=_own_cost(cost, label),
             flops_per_chip=float(cost.flops_per_chip[label]),
+            padded=self.padded(factor_names(op), [f.size for f in op.factors], variable.codes[label]),
         )
+
+    def padded(self, names: Sequence[str], sizes: Sequence[int], codes: Layout) -> tuple[Padded, ...]:
+        """The dims that are padded, of those called `names`."""
+        return padded_dims(names, sizes, codes, self.problem.mesh)
+
+    def padded_slot(self, value: int) -> tuple[Padded, ...]:
+        """The padded dims of what a loop or the caller is handed."""
+        shape, variable = self.problem.graph.values[value].shape, self.problem.value_variable[value]
+        names = [f"dim {number}" for number in range(len(shape))]
+        return self.padded(names, shape, self.problem.layouts(value)[self.labels[variable]])
 
     def operand(self, op: Op, position: int) -> tuple[Spec, ...]:
         """The chain that brings an operand to where it is read."""

@@ -233,5 +233,5 @@ def _replicated(problem: Problem) -> Layouts:
 def moving_seconds(value: Value, have: Layouts, want: Layouts, mesh: TorusMesh) -> Floats:
     """[K, J] seconds of moving a value between programs, from each of K layouts to each of J."""
     moved = reshard_seconds(have, want, value.nbytes, mesh, value.shape)
-    times: Floats = moved + copies(have, want, value.nbytes, mesh)
+    times: Floats = moved + copies(have, want, value.nbytes, mesh, value.shape)
     return times

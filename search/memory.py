@@ -122,19 +122,19 @@ class MemoryModel:
         """Bytes of one side of an edge under a plan, 0 where nothing moves."""
         edge = self.problem.edges[number]
         have, want = edge.source_layouts[labels[edge.source]], edge.target_layouts[labels[edge.target]]
-        nbytes = self._whole_bytes(edge.value, side)
-        return float(copied_bytes(nbytes, have[None], want[None], side, self.problem.mesh)[0, 0])
+        size = self._whole(edge.value, side)
+        return float(copied_bytes(*size, have[None], want[None], side, self.problem.mesh)[0, 0])
 
     def _matrix(self, number: int, side: Side) -> Floats:
         """[K, J] bytes of one side of an edge under all labels."""
         edge = self.problem.edges[number]
-        nbytes = self._whole_bytes(edge.value, side)
-        return copied_bytes(nbytes, edge.source_layouts, edge.target_layouts, side, self.problem.mesh)
+        size = self._whole(edge.value, side)
+        return copied_bytes(*size, edge.source_layouts, edge.target_layouts, side, self.problem.mesh)
 
-    def _whole_bytes(self, value: int, side: Side) -> float:
-        """Bytes, on all chips, of what a side is a copy of: a cut is one of the parts of all iterations."""
+    def _whole(self, value: int, side: Side) -> tuple[float, tuple[int, ...]]:
+        """Bytes and shape of what a side is a copy of: a cut is one of the parts of all iterations."""
         known = self._graph.values[value]
-        return known.nbytes * (self._graph.iterations(known.loop) if side is Side.CUT else 1)
+        return known.nbytes * (self._graph.iterations(known.loop) if side is Side.CUT else 1), known.shape
 
     def _name(self, point: int) -> str:
         return self._graph.ops[point].name if point < self._end else "the end"
@@ -157,8 +157,8 @@ class MemoryModel:
             largest = max(members, key=lambda v: self._graph.values[v].nbytes)
             nbytes = self._graph.values[largest].nbytes
             variable = self.problem.value_variable[largest]
-            codes = self.problem.variables[variable].codes
-            form = self._form((variable, nbytes), variable, partial(self._local_bytes, nbytes, codes))
+            layouts = self.problem.layouts(largest)
+            form = self._form((variable, nbytes), variable, partial(self._local_bytes, largest, layouts))
             yield Span(form, *span, KINDS.index(self._kind(members)))
 
     def _span(self, members: Sequence[int]) -> tuple[int, int] | None:
@@ -240,11 +240,11 @@ class MemoryModel:
         """[K] bytes of a result under the labels of its op."""
         op = self._graph.ops[index]
         codes = self.problem.variables[self.problem.op_variable[index]].codes
-        nbytes = self._graph.values[op.results[position]].nbytes
-        return self._local_bytes(nbytes, result_layouts(op, codes, position))
+        return self._local_bytes(op.results[position], result_layouts(op, codes, position))
 
-    def _local_bytes(self, nbytes: float, layouts: Layouts) -> Floats:
-        return nbytes * local_fraction(layouts, self.problem.mesh)
+    def _local_bytes(self, value: int, layouts: Layouts) -> Floats:
+        known = self._graph.values[value]
+        return known.nbytes * local_fraction(layouts, self.problem.mesh, known.shape)
 
     # Copies.
 

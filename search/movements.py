@@ -70,9 +70,9 @@ def movements_on(
         Movement(str(c.kind), tuple(c.axes), c.bytes_per_chip * share, share * cost, label)
         for c, cost in zip(collectives, costs, strict=True)
     ]
-    copied = float(copies(have[None], want[None], value.nbytes, mesh)[0, 0])
+    copied = float(copies(have[None], want[None], value.nbytes, mesh, value.shape)[0, 0])
     if copied:
-        local_bytes = value.nbytes * float(local_fraction(want[None], mesh)[0])
+        local_bytes = value.nbytes * float(local_fraction(want[None], mesh, value.shape)[0])
         changed = tuple(name for name, a, b in zip(mesh.names, have, want, strict=True) if a != b)
         found.append(Movement(COPY, changed, local_bytes * share, Cost(hbm_seconds=copied * share), label))
     return found

@@ -192,8 +192,8 @@ class Orders:
         mesh = self._problem.mesh
         have = edge.source_layouts[self._labels[edge.source]]
         want = edge.target_layouts[self._labels[edge.target]]
-        fraction = float(local_fraction(np.stack([have, want]), mesh).min())
-        return self._problem.graph.values[edge.value].nbytes * fraction
+        value = self._problem.graph.values[edge.value]
+        return value.nbytes * float(local_fraction(np.stack([have, want]), mesh, value.shape).min())
 
 
 def compatible(have: Axes, want: Axes, present: Collection[int]) -> bool:

@@ -151,13 +151,15 @@ class Problem:
 def rest_seconds(graph: Graph, mesh: TorusMesh, value: int, layouts: Layouts) -> Floats:
     """[K] price of keeping a value in each of the layouts."""
     return REST_PRICE * stream_seconds(
-        graph.values[value].nbytes * local_fraction(layouts, mesh), mesh.slice.chip
+        graph.values[value].nbytes * local_fraction(layouts, mesh, graph.values[value].shape), mesh.slice.chip
     )
 
 
-def copies(source: Layouts, target: Layouts, nbytes: float, mesh: TorusMesh) -> Floats:
+def copies(
+    source: Layouts, target: Layouts, nbytes: float, mesh: TorusMesh, shape: tuple[int, ...] = ()
+) -> Floats:
     """[K, J] time that reshards spend on memory: 0 where the layout stays."""
-    seconds = copy_seconds(nbytes * local_fraction(target, mesh), mesh.slice.chip)
+    seconds = copy_seconds(nbytes * local_fraction(target, mesh, shape), mesh.slice.chip)
     if not seconds.any():
         return np.zeros((len(source), len(target)))
     differs = (source[:, None, :] != target[None, :, :]).any(axis=2)

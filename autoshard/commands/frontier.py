@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
 from autoshard.commands.tune import positive, seconds
-from autoshard.commands.wishes import above_zero, add_forbid, add_hbm_limit, add_mesh, add_pin, add_profile
+from autoshard.commands.wishes import (
+    above_zero,
+    add_forbid,
+    add_hbm_limit,
+    add_mesh,
+    add_padding,
+    add_pin,
+    add_profile,
+)
 from autoshard.errors import InfeasibleError
 from autoshard.plan_file import check_writable
 from autoshard.progress import Progress
@@ -75,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pin(parser)
     add_forbid(parser)
     add_hbm_limit(parser)
+    add_padding(parser)
     add_profile(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_format(parser)
@@ -123,6 +132,7 @@ def _search(arguments: argparse.Namespace, slices: list[str], wish: Wish, progre
         profile=arguments.profile,
         hbm_limit_bytes=arguments.hbm_limit,
         forbid=tuple(arguments.forbid),
+        padding=arguments.padding,
     )
     return frontier_of_target(
         arguments.target,

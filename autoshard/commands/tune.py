@@ -14,6 +14,7 @@ from autoshard.commands.wishes import (
     add_forbid,
     add_hbm_limit,
     add_mesh,
+    add_padding,
     add_pin,
     add_profile,
 )
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_forbid(parser)
     add_choice(parser)
     add_hbm_limit(parser)
+    add_padding(parser)
     parser.add_argument(
         "--shardings",
         choices=("free", "keep"),
@@ -175,6 +177,7 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         hbm_limit_bytes=arguments.hbm_limit,
         forbid=arguments.forbid,
         choices=parse_choices(arguments.choice),
+        padding=arguments.padding,
         progress=progress,
     )
 

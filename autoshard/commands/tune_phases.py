@@ -110,6 +110,7 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> int:
             option_trials=arguments.option_trials,
             hbm_limit_bytes=arguments.hbm_limit,
             forbid=tuple(arguments.forbid),
+            padding=arguments.padding,
         ),
         progress=progress,
     )

@@ -1,4 +1,4 @@
-"""What the user allows a search, as arguments of several commands: pins, bans, memory, meshes, the chip."""
+"""What the user allows a search, for several commands: pins, bans, memory, padding, meshes, the chip."""
 
 from __future__ import annotations
 
@@ -52,6 +52,17 @@ def add_hbm_limit(parser: argparse.ArgumentParser) -> None:
         type=gib,
         metavar="GIB",
         help="memory per chip that the plan must stay under (default: what a chip has)",
+    )
+
+
+def add_padding(parser: argparse.ArgumentParser) -> None:
+    """Declare `--padding`."""
+    parser.add_argument(
+        "--padding",
+        choices=("allow", "never"),
+        default="allow",
+        help="dims that chips do not divide, such as 25 heads on 8: split padded within the program where "
+        "that is faster, arguments and results staying even (default), or never split",
     )
 
 

@@ -40,6 +40,7 @@ def tune_phases(
     option_trials: int = 12,
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
+    padding: str = "allow",
     progress: Progress | None = None,
 ) -> JointPlans:
     """Find the best sharding plans of several functions together, with what they share in one layout.
@@ -73,6 +74,7 @@ def tune_phases(
         option_trials: As for `autoshard.tune`.
         hbm_limit_bytes: As for `autoshard.tune`, for each phase.
         forbid: As for `autoshard.tune`.
+        padding: As for `autoshard.tune`.
         progress: As for `autoshard.tune`.
 
     Returns:
@@ -102,6 +104,7 @@ def tune_phases(
         option_trials=option_trials,
         hbm_limit_bytes=hbm_limit_bytes,
         forbid=tuple(forbid),
+        padding=padding,
     )
     pairs = [phase if isinstance(phase, tuple) else (phase, ()) for phase in phases]
     targets = [target_of(function, tuple(arguments), {}) for function, arguments in pairs]

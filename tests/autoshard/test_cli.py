@@ -244,6 +244,7 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         *("--pin", "params/wi=x;y,z", "--pin", "einsum:wi=;;x | *"),
         *("--compile-options", "search", "--option-trials", "5", "--shardings", "keep"),
         *("--forbid", "params/wi=x;*", "--hbm-limit", "1.5", "--choice", "remat=none,full"),
+        *("--padding", "never"),
     ]
     assert main([*TUNE, *options]) == 0
     (call,) = tuned
@@ -267,6 +268,7 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         "hbm_limit_bytes": 1.5 * 2**30,
         "forbid": ["params/wi=x;*"],
         "choices": {"remat": ("none", "full")},
+        "padding": "never",
         "profile": None,
     }
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -206,7 +207,7 @@ def test_constraints_everywhere_change_nothing(program: str) -> None:
     fn, types = PROGRAMS[program]
     traced = trace(fn, types)
     args = arrays(*types)
-    planned = constrained(fn, traced, everywhere(traced.equations))
+    planned = constrained(fn, traced, replace(everywhere(traced.equations), held_at_start=True))
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6),
         jax.jit(planned)(*args),
@@ -238,6 +239,9 @@ def test_every_constraint_is_put(program: str) -> None:
     expected = len(copies) + results + 3 * len(carried) + len(ends)
     put = primitives(constrained(fn, traced, everywhere(found)), *types).count("sharding_constraint")
     assert put == expected
+    held = replace(everywhere(found), held_at_start=True)
+    more = primitives(constrained(fn, traced, held), *types).count("sharding_constraint") - put
+    assert more == len(carried)
 
 
 @pytest.mark.parametrize("program", ["scan", "reverse scan with constants", "calls", "nested scans"])

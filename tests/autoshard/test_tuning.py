@@ -119,9 +119,17 @@ def test_progress_counts_the_meshes() -> None:
 
 def test_what_no_axis_divides_is_replicated_and_said() -> None:
     stream = io.StringIO()
-    plan = run(*shapes(5, 3, 11), progress=Progress(stream)).plan
+    plan = run(*shapes(5, 3, 11), progress=Progress(stream), padding="never").plan
     assert {record.spec for record in plan.arguments.values()} == {";"}
     assert "no mesh axis of cpu:8 divides a dim of any einsum of `mlp`" in stream.getvalue()
+    assert stream.getvalue().count("choose another slice, or allow padding") == 1
+
+
+def test_what_can_be_padded_is_not_called_replicated() -> None:
+    stream = io.StringIO()
+    plan = run(*shapes(5, 3, 11), progress=Progress(stream)).plan
+    assert {record.spec for record in plan.arguments.values()} == {";"}
+    assert "replicated" not in stream.getvalue()
 
 
 def test_what_an_axis_divides_is_not_called_replicated() -> None:

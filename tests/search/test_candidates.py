@@ -10,6 +10,7 @@ from autoshard.cost.layouts import UNREDUCED, local_fraction
 from autoshard.search.candidates import (
     PARTIAL,
     factor_shards,
+    may_pad,
     operand_layouts,
     result_layouts,
     shard_notation,
@@ -129,3 +130,30 @@ def test_strategies_are_distinct_legal_and_begin_with_replication(program: str, 
         assert len(np.unique(codes, axis=0)) == len(codes)
         sizes = np.array([factor.size for factor in op.factors])
         assert (sizes % factor_shards(codes, len(sizes), mesh) == 0).all()
+
+
+def test_padded_strategies_by_hand() -> None:
+    # b = 5 over two chips is padded to 6; e and f divide.
+    op, mesh = feed_forward(b=5).ops[0], mesh_of("v5e:1x2")
+    assert strategies(op, mesh).tolist() == [[NONE], [E], [F]]
+    assert strategies(op, mesh, padded=True).tolist() == [[NONE], [B], [E], [F]]
+
+
+def test_all_factors_together_stay_below_the_limit() -> None:
+    # On 2x4 chips b = 5 and f = 5 are padded to 6 (x) and 8 (y): 48/25 of the work, below twice.
+    codes = strategies(feed_forward(b=5, f=5).ops[0], mesh_of("v5e:2x4"), padded=True).tolist()
+    assert [B, F] in codes
+    # b = 3 over y and f = 5 over x: 24/15; b = 3 over both is 8/3, too much.
+    codes = strategies(feed_forward(b=3, f=5).ops[0], mesh_of("v5e:2x4"), padded=True).tolist()
+    assert [F, B] in codes
+    assert [B, B] not in codes
+
+
+def test_merged_dims_and_updates_are_not_padded() -> None:
+    merged = split_heads(b=4, h=5, d=4).ops[0]
+    assert [1] not in strategies(merged, mesh_of("v5e:1x2"), padded=True).tolist()
+    batch = split_heads(b=5, h=2, d=4).ops[0]  # merged with nothing
+    assert [0] in strategies(batch, mesh_of("v5e:1x2"), padded=True).tolist()
+    update = cache_update(b=5).ops[0]
+    assert not may_pad(update)
+    assert [0] not in strategies(update, mesh_of("v5e:1x2"), padded=True).tolist()

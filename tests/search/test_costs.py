@@ -2,9 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
+from autoshard.cost.roofline import stream_seconds
 from autoshard.cost.torus import TorusMesh
+from autoshard.cost.traffic import traffic_seconds
 from autoshard.search.candidates import strategies
 from autoshard.search.costs import OpCost, op_cost
 from autoshard.search.graph import Factor, FactorKind, Graph, OpKind
@@ -134,3 +137,19 @@ def test_a_slice_reads_only_what_it_returns() -> None:
     returned, whole = 2 * 256 * 8, 2 * 256 * 1024
     assert _cost(_slice("slice"), 1).hbm_seconds[0] == pytest.approx(2 * returned / ON_CHIP)
     assert _cost(_slice("sort"), 1).hbm_seconds[0] == pytest.approx((returned + whole) / ON_CHIP)
+
+
+def test_padded_work_is_that_of_whole_blocks() -> None:
+    # 5 batches over 2 chips are 3 a chip; the matrix unit counts 8 rows and 128 or more columns anyway.
+    sketch = Sketch({"b": 5, "h": 256, "e": 256, "f": 256})
+    x, w = sketch.argument("x", "bhe"), sketch.argument("w", "bef")
+    graph, mesh = sketch.graph(sketch.einsum("bhe,bef->bhf", x, w, name="h")), mesh_of("v5e:1x2")
+    codes = strategies(graph.ops[0], mesh, padded=True)
+    cost = op_cost(graph.ops[0], codes, graph, mesh, kernels(graph))
+    whole, padded = codes.tolist().index([-1]), codes.tolist().index([0])
+    assert cost.compute_seconds[padded] == pytest.approx(3 / 5 * cost.compute_seconds[whole])
+    assert cost.flops_per_chip[padded] == pytest.approx(1 / 2 * cost.flops_per_chip[whole])
+    read = 3 * (2 * 256 * 256) * 2.0  # what is read from HBM, of x and w
+    made = 3 * 256 * 256 * 2.0
+    expected = stream_seconds(read, mesh.slice.chip) + float(traffic_seconds(np.array(made), mesh.slice.chip))
+    assert cost.hbm_seconds[padded] == pytest.approx(expected)

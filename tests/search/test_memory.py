@@ -277,3 +277,15 @@ def test_arguments_are_always_live(plan: tuple[Problem, tuple[int, ...]]) -> Non
         code = problem.variables[variable].codes[labels[variable]]
         at_rest += max(problem.graph.values[v].nbytes for v in members) / 2 ** np.count_nonzero(code >= 0)
     assert min(_live(problem, labels)) >= at_rest * (1 - 1e-12)
+
+
+def test_a_padded_intermediate_has_its_padded_bytes() -> None:
+    # h is [5, 16]: over two chips 3 rows of 16 bfloat16 each; y is [5, 8], x whole.
+    problem = build_problem(feed_forward(b=5), MESH, padding=True)
+    arguments = 5 * 8 * 2 + 2 * W
+    slices_of_x, h, y, whole_y = 3 * 8 * 2, 3 * 16 * 2, 3 * 8 * 2, 5 * 8 * 2
+    assert _live(problem, labels_of(problem, h=[0], y=[0]))[:3] == [
+        arguments + slices_of_x + h,
+        arguments + h + y,
+        arguments + y + whole_y,
+    ]

@@ -31,14 +31,19 @@ from tests.search.graphs import (
 
 NONE = -1
 CASES = st.sampled_from(
-    [(name, *sizes) for name in sorted(PROGRAMS) for sizes in ((4, 8, 16), (512, 128, 512))]
+    [
+        (name, *sizes)
+        for name in sorted(PROGRAMS)
+        for sizes in ((4, 8, 16), (512, 128, 512), (5, 8, 7), (513, 128, 515))
+    ]
 )
+"""Odd sizes have padded layouts on two chips; the others have none."""
 
 
 @cache
 def _everything(name: str, b: int, e: int, f: int) -> tuple[Problem, list[tuple[float, float]]]:
     """A problem on two chips; value and peak of all its plans that are possible."""
-    problem = build_problem(PROGRAMS[name](b, e, f), mesh_of("v5e:1x2"))
+    problem = build_problem(PROGRAMS[name](b, e, f), mesh_of("v5e:1x2"), padding=True)
     memory = MemoryModel(problem)
     plans = itertools.product(*(range(size) for size in problem.network.sizes))
     values = ((problem.network.value(labels), labels) for labels in plans)
@@ -234,3 +239,25 @@ def test_the_weights_at_rest_must_be_sharded_for_memory() -> None:
     assert outcome.candidates[0].peak.by_kind["arguments"] >= at_rest
     with pytest.raises(BudgetError):
         search_plans(problem, at_rest)
+
+
+def test_padding_is_offered_where_chips_do_not_divide_and_wins_where_it_pays() -> None:
+    # 513 tokens, 1025 wide in the middle: nothing but e divides by 8.
+    graph, mesh = feed_forward(513, 4096, 16383), mesh_of("v5e:2x4")
+    even = search_plans(build_problem(graph, mesh), 16e9, gap=0.0).candidates[0]
+    problem = build_problem(graph, mesh, padding=True)
+    padded = search_plans(problem, 16e9, gap=0.0)
+    assert padded.candidates[0].seconds < 0.5 * even.seconds
+    assert padded.gap == pytest.approx(0.0, abs=1e-6)
+    for op in spell_out(problem, padded.candidates[0].labels).ops:
+        for each in op.padded:
+            chips = math.prod(mesh.shape[axis] for axis in each.axes)
+            assert each.padded == -(-each.size // chips) * chips > each.size
+    assert any(op.padded for op in spell_out(problem, padded.candidates[0].labels).ops)
+
+
+def test_padding_changes_nothing_where_everything_divides() -> None:
+    for graph in (feed_forward(8, 8, 16), scanned_feed_forward(donated=True), two_readers()):
+        even, padded = (build_problem(graph, mesh_of("v5e:2x4"), padding=p) for p in (False, True))
+        assert even.network.sizes == padded.network.sizes
+        assert all(map(np.array_equal, even.network.unary, padded.network.unary))

@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from autoshard.cost.layouts import UNREDUCED
+from autoshard.cost.layouts import UNREDUCED, shard_counts
+from autoshard.cost.padding import moves_blocks
 from autoshard.cost.reshard import reshard_seconds
 from autoshard.cost.torus import TorusMesh, native_mesh
 from autoshard.search.building import build_problem
+from autoshard.search.candidates import factor_shards
 from autoshard.search.problem import REST_PRICE, VariableKind, copies, has_unreduced
 from tests.search.graphs import (
     Sketch,
@@ -167,3 +169,41 @@ def test_a_large_tensor_that_changes_layout_is_copied() -> None:
 def test_open_layouts() -> None:
     assert has_unreduced(np.array([0, UNREDUCED], dtype=np.int8))
     assert not has_unreduced(np.array([0, -1], dtype=np.int8))
+
+
+def test_arguments_results_and_what_is_tied_to_them_stay_even() -> None:
+    problem = build_problem(scanned_feed_forward(b=5, f=15, donated=True), MESH, padding=True)
+    for value in (*problem.graph.arguments, *problem.graph.results):
+        shape = problem.graph.values[value].shape
+        assert (np.array(shape) % shard_counts(problem.layouts(value), len(shape), MESH) == 0).all()
+    hidden = problem.variables[problem.network.names.index("h")]
+    assert (factor_shards(hidden.codes, 3, MESH) == 2).any(axis=0).tolist() == [True, True, True]
+
+
+def test_a_carry_that_is_no_argument_may_be_padded() -> None:
+    problem = build_problem(scanned_feed_forward(b=5), MESH, padding=True)
+    carry = problem.variables[problem.network.names.index("carry")]
+    assert [B] in carry.codes.tolist()
+
+
+def test_reshards_that_move_padded_blocks_are_not_offered() -> None:
+    mesh = mesh_of("v5e:2x4")
+    problem = build_problem(two_readers(b=25), mesh, padding=True)
+    for edge in problem.edges:
+        if edge.source == edge.target:
+            continue
+        matrix = problem.network.pairwise[min(edge.source, edge.target), max(edge.source, edge.target)]
+        matrix = matrix if edge.source < edge.target else matrix.T
+        shape = problem.graph.values[edge.value].shape
+        moved = moves_blocks(edge.source_layouts, edge.target_layouts, shape, mesh)
+        assert moved is None or np.isinf(matrix[moved]).all()
+
+
+def test_a_padded_block_is_not_cut_out_of_a_weight_in_a_loop() -> None:
+    # The compiler copies the weight of the layer first; outside of a loop it reads the block in place.
+    for graph, finite in ((scanned_feed_forward(f=15), False), (feed_forward(f=15), True)):
+        problem = build_problem(graph, MESH, padding=True)
+        read = next(e for e in problem.edges if graph.ops[e.op].name == "h" and e.position == 1)
+        whole = read.source_layouts.tolist().index([NONE])
+        cut = problem.variables[read.target].codes.tolist().index([2])  # f
+        assert np.isfinite(problem.network.pairwise[read.source, read.target][whole, cut]) == finite

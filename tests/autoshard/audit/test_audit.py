@@ -68,6 +68,23 @@ def test_a_sound_plan_has_no_unexpected_collectives(plan: Plan) -> None:
     assert names & {each.entry for each in audit.compiled}
 
 
+def test_a_plan_that_pads_moves_what_it_says() -> None:
+    model = MODEL.parents[1] / "odd_sizes.py"
+    found = tune_target(
+        f"{model}:forward",
+        slice="v5e:2x4",
+        inputs=f"{model}:inputs",
+        refine="none",
+        top_k=1,
+        mesh="native",
+    )
+    padded = found.plan
+    assert {(each.size, each.padded) for record in padded.einsums for each in record.padding} == {(501, 504)}
+    audit = audit_plan(padded)
+    assert audit.unexpected_bytes == 0
+    assert audit.predicted_bytes == pytest.approx(audit.compiled_bytes, rel=0.01)
+
+
 def test_a_constraint_that_gathers_in_the_layer_is_found(
     faulty: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
