@@ -14,6 +14,8 @@ from typing import Any
 import jax
 
 from autoshard.applying import AnyMesh, run_planned
+from autoshard.choices import with_static_names
+from autoshard.chosen import chosen_keywords
 from autoshard.errors import AutoshardError, PlanMismatchError, TraceError
 from autoshard.jit_options import (
     TRACE_OPTIONS,
@@ -48,7 +50,7 @@ class Application:
         """Prepare; the mesh is built here so that a wrong device count is told at once."""
         self._fn = fn
         self._plan = plan
-        self._options = dict(jit_options or {})
+        self._options = with_static_names(jit_options or {}, tuple(plan.choices))
         self._argument_options = argument_options(self._options)
         self._parameters = positional_parameters(fn)
         self._mesh = plan.mesh() if mesh is None else mesh
@@ -76,6 +78,7 @@ class Application:
         self, use: Callable[[Any, Sequence[Any]], Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         """Use the jitted function; where JAX refuses the arguments, say what the plan has against them."""
+        kwargs = chosen_keywords(self._plan, args, kwargs, self._parameters)
         try:
             return use(*self.jitted(args, kwargs))
         except AutoshardError:

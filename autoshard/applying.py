@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from autoshard.choices import with_static_names
+from autoshard.chosen import chosen_keywords
 from autoshard.constraining import Chain, Chains, Constraints, run_constrained
 from autoshard.equations import Equation, Equations
-from autoshard.jit_options import argument_options, bind_call
+from autoshard.jit_options import argument_options, bind_call, positional_parameters
 from autoshard.matching import absence, mismatch, require_match
 from autoshard.name_patterns import expand_name
 from autoshard.plan import Plan
@@ -47,12 +49,15 @@ def apply(
         static_argnames: Names of arguments that are not arrays, as in `jax.jit`.
 
     Raises:
-        PlanMismatchError: When called with other shapes, or when the plan is of another function or for
-            another number of devices.
+        PlanMismatchError: When called with other shapes or another value of a choice, or when the plan is of
+            another function or for another number of devices.
     """
-    static = {"static_argnums": static_argnums, "static_argnames": static_argnames}
+    static = with_static_names(
+        {"static_argnums": static_argnums, "static_argnames": static_argnames}, tuple(plan.choices)
+    )
 
     def constrained(*args: Any, **kwargs: Any) -> Any:
+        kwargs = dict(chosen_keywords(plan, args, kwargs, positional_parameters(fn)))
         call = bind_call(fn, args, kwargs, argument_options(static))
         traced = trace(fn, args, kwargs, **static)
         require_match(plan, traced)

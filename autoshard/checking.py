@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoshard.choices import takes_keyword
 from autoshard.errors import PlanError
 from autoshard.matching import differences
 from autoshard.plan import Plan
@@ -22,7 +23,10 @@ def check_plan(plan: Plan) -> list[str]:
             f"the plan of `{plan.function.name}` does not say where its function is: it was not made "
             "from the command line. Make it with: autoshard tune MODULE_OR_FILE:FUNCTION --slice ... -o PLAN"
         )
-    target = load_target(plan.function.target, plan.function.inputs)
+    target = load_target(plan.function.target, plan.function.inputs).bound(plan.choices)
+    lost = [name for name in plan.choices if not takes_keyword(target.function, name)]
+    if lost:
+        return [f"choice `{name}` of the plan is no keyword argument of the function" for name in lost]
     traced = trace(target.function, target.arguments, target.keywords, **target.jit_options)
     found = differences(plan, traced)
     planned = {name for name, argument in plan.arguments.items() if argument.donated}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from autoshard.choices import combination_label
 from autoshard.errors import AutoshardError, CompileError
 from autoshard.infeasible import compiler_finds_no_room
 from autoshard.judged import OK, Judged, rank
@@ -66,9 +67,10 @@ def runner_up(candidate: Judged) -> RunnerUp:
 
 
 def _summary(plan: Plan) -> str:
-    """The layouts of the einsums that take longest."""
+    """The choices of the model, and the layouts of the einsums that take longest."""
     heavy = sorted(plan.einsums, key=_seconds, reverse=True)[:_HEAVY]
-    return "; ".join(f"{e.name} {e.layout}" for e in heavy)
+    layouts = "; ".join(f"{e.name} {e.layout}" for e in heavy)
+    return f"{combination_label(plan.choices)}: {layouts}" if plan.choices else layouts
 
 
 def _seconds(einsum: EinsumRecord) -> float:

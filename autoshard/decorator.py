@@ -18,6 +18,7 @@ import jax
 
 from autoshard.application import Application
 from autoshard.applying import wrapper_names
+from autoshard.choices import Choices, checked_choices, with_static_names
 from autoshard.plan import Plan, load_plan
 from autoshard.unplanned import Unplanned
 
@@ -34,7 +35,8 @@ class PlannedFunction:
         function: The undecorated function.
         inputs: Function that returns the abstract arguments, used by `autoshard tune`, or None.
         plan_path: File the plan is read from, or None.
-        jit_options: Keyword arguments for `jax.jit`.
+        jit_options: Keyword arguments for `jax.jit`; choices are static.
+        choices: Values of the arguments that `autoshard tune` may pick (`autoshard.choices`).
     """
 
     __name__: str
@@ -45,6 +47,7 @@ class PlannedFunction:
         plan: PlanSource | None = None,
         inputs: Callable[[], Any] | None = None,
         jit_options: dict[str, Any] | None = None,
+        choices: Choices | None = None,
     ) -> None:
         """Wrap `function`; nothing is read or traced yet."""
         functools.update_wrapper(
@@ -52,7 +55,8 @@ class PlannedFunction:
         )  # its attributes, then ours
         self.function = function
         self.inputs = inputs
-        self.jit_options = dict(jit_options or {})
+        self.choices = checked_choices(choices, function)
+        self.jit_options = with_static_names(jit_options or {}, tuple(self.choices))
         self.plan_path = None if plan is None or isinstance(plan, Plan) else os.fspath(plan)
         self._plan = plan if isinstance(plan, Plan) else None
         self._jitted: Any = None
@@ -110,7 +114,9 @@ class PlannedFunction:
 
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         """Return the shapes of the results, as `jax.jit(...).eval_shape`."""
-        return Unplanned(self.function, self.jit_options).eval_shape(*args, **kwargs)
+        chosen = {} if self.plan is None else self.plan.choices
+        options = with_static_names(self.jit_options, tuple(chosen))
+        return Unplanned(self.function, options).eval_shape(*args, **{**kwargs, **chosen})
 
     def clear_cache(self) -> None:
         """Forget compiled programs and read the plan again at the next call."""
@@ -125,13 +131,18 @@ def jit(
     *,
     plan: PlanSource | None = None,
     inputs: Callable[[], Any] | None = None,
+    choices: Choices | None = None,
     **jit_options: Any,
 ) -> PlannedFunction: ...
 
 
 @overload
 def jit(
-    *, plan: PlanSource | None = None, inputs: Callable[[], Any] | None = None, **jit_options: Any
+    *,
+    plan: PlanSource | None = None,
+    inputs: Callable[[], Any] | None = None,
+    choices: Choices | None = None,
+    **jit_options: Any,
 ) -> Callable[[Callable[..., Any]], PlannedFunction]: ...
 
 
@@ -140,6 +151,7 @@ def jit(
     *,
     plan: PlanSource | None = None,
     inputs: Callable[[], Any] | None = None,
+    choices: Choices | None = None,
     **jit_options: Any,
 ) -> PlannedFunction | Callable[[Callable[..., Any]], PlannedFunction]:
     """Compile a function under a sharding plan; without a plan file yet, as plain `jax.jit`.
@@ -153,6 +165,9 @@ def jit(
         plan: A plan or the path of a plan file.
         inputs: A function that returns the abstract arguments, a tuple of pytrees of `jax.ShapeDtypeStruct`;
             `autoshard tune` uses it.
+        choices: Values of keyword arguments that change the program but not its meaning, such as
+            ``{"remat": ("none", "full"), "microbatches": (1, 2, 4)}``: `autoshard tune` picks one of each,
+            and under the plan the arguments have these values. They are static.
         **jit_options: Keyword arguments of `jax.jit` (`donate_argnames`, `static_argnames`, ...), but not the
             shardings: those are the plan's.
 
@@ -160,8 +175,9 @@ def jit(
         A function with `.lower()` and `.trace()`, or a decorator when `fun` is left out.
 
     Raises:
+        OptionError: A choice is no keyword argument of the function, or has values that a plan cannot hold.
         PlanMismatchError: At the first call, when the plan was made for another function, other shapes or
-            other devices.
+            other devices; at a call that gives a choice another value than the plan.
 
     Example:
         >>> import autoshard
@@ -175,5 +191,5 @@ def jit(
             f"autoshard.jit() takes no {' or '.join(shardings)}: the plan says them; use jax.jit instead"
         )
     if fun is None:
-        return lambda function: PlannedFunction(function, plan, inputs, jit_options)
-    return PlannedFunction(fun, plan, inputs, jit_options)
+        return lambda function: PlannedFunction(function, plan, inputs, jit_options, choices)
+    return PlannedFunction(fun, plan, inputs, jit_options, choices)

@@ -20,6 +20,7 @@ from autoshard.errors import SliceError, UnknownChipError
 from autoshard.plan import Plan
 from autoshard.plan_records import (
     CollectiveRecord,
+    CombinationRecord,
     EinsumRecord,
     Measurement,
     PaddingRecord,
@@ -117,6 +118,7 @@ class Explanation:
     pins: tuple[str, ...]
     kept: tuple[str, ...]
     forbidden: tuple[str, ...]
+    choices: dict[str, str | int | bool | None]
     hbm_limit_bytes: int | None
     created_by: str
     versions: Versions
@@ -130,6 +132,7 @@ class Explanation:
     tokens: int | None
     memory: Memory
     runners_up: tuple[RunnerUp, ...]
+    combinations: tuple[CombinationRecord, ...]
     coverage: Coverage
 
 
@@ -146,6 +149,7 @@ def explain(plan: Plan) -> Explanation:
         pins=plan.pins,
         kept=plan.kept,
         forbidden=plan.forbidden,
+        choices=plan.choices,
         hbm_limit_bytes=plan.hbm_limit_bytes,
         created_by=plan.created_by,
         versions=plan.versions,
@@ -159,6 +163,7 @@ def explain(plan: Plan) -> Explanation:
         tokens=plan.predicted.tokens,
         memory=_memory(plan),
         runners_up=plan.runners_up,
+        combinations=plan.combinations,
         coverage=plan.coverage,
     )
 

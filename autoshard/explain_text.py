@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from autoshard.choices import combination_label
 from autoshard.cost.cost import Cost
 from autoshard.coverage_records import Coverage
 from autoshard.explain import Explanation, Memory, Operation, StepTime
 from autoshard.padding_text import padding_lines, padding_text
-from autoshard.plan_records import RunnerUp, Versions
+from autoshard.plan_records import CombinationRecord, RunnerUp, Versions
 from autoshard.text_table import align
 from autoshard.units import format_bytes, format_percent, format_seconds, three_digits
 
@@ -38,6 +39,7 @@ def to_text(explanation: Explanation) -> str:
         _tensors(explanation.tensors),
         _parts(explanation.step_cost),
         _totals(explanation),
+        _combinations(explanation.combinations),
         _runners_up(explanation.runners_up),
         _coverage(explanation.coverage),
     ]
@@ -50,6 +52,7 @@ def _header(explanation: Explanation) -> list[str]:
         f"{explanation.function} on {explanation.slice}: {explanation.n_chips} chips, mesh {mesh}, "
         f"objective {explanation.objective}",
         f"made by {explanation.created_by} with {_versions(explanation.versions)}",
+        *([f"chosen: {combination_label(explanation.choices)}"] if explanation.choices else []),
         *(f"pinned: {pin}" for pin in explanation.pins),
         *(f"kept of the model: {sharding}" for sharding in explanation.kept),
         *(f"forbidden: {ban}" for ban in explanation.forbidden),
@@ -179,6 +182,22 @@ def _memory(memory: Memory) -> list[str]:
         f"({format_percent(used)}), counted by the {memory.source}"
     ]
     return [*lines, f"    by the model: {kinds}"] if kinds else lines
+
+
+def _combinations(combinations: Sequence[CombinationRecord]) -> list[str]:
+    """What the model says of the choices of the function, the fastest first."""
+    if not combinations:
+        return []
+    rows = [
+        (
+            combination_label(each.values),
+            format_seconds(each.predicted_seconds),
+            format_bytes(each.hbm_bytes_per_chip),
+            each.status,
+        )
+        for each in combinations
+    ]
+    return align([("choices", "predicted", "HBM per chip", "status"), *rows], right=(1, 2))
 
 
 def _runners_up(runners_up: Sequence[RunnerUp]) -> list[str]:

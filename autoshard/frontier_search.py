@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from autoshard.candidate_plans import plan_of
 from autoshard.errors import InfeasibleError
 from autoshard.frontier import Row, Wish, best_in_budgets, pick, with_dominated
 from autoshard.infeasible import gib_text
-from autoshard.mesh_search import plan_of, possible_problems
+from autoshard.mesh_solving import possible_problems
 from autoshard.mesh_study import mesh_label
 from autoshard.plan import Plan
 from autoshard.progress import Progress

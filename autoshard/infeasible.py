@@ -8,7 +8,7 @@ from dataclasses import replace
 from autoshard.cost.slices import Slice, slices_of
 from autoshard.cost.torus import native_mesh
 from autoshard.errors import InfeasibleError
-from autoshard.mesh_search import possible_problems, solve_mesh
+from autoshard.mesh_solving import possible_problems, solve_mesh
 from autoshard.search.errors import TimeLimitError
 from autoshard.search.memory_front import MemoryFront
 from autoshard.tune_session import Session

@@ -19,6 +19,7 @@ from autoshard.plan import Plan
 from autoshard.plan_records import Estimate, Measurement
 from autoshard.programs import Program
 from autoshard.timing_bench import TimingResult
+from autoshard.trace import Traced
 
 OK = "ok"
 
@@ -27,7 +28,8 @@ OK = "ok"
 class Judged:
     """A candidate plan with what the tiers said; `status` is "ok" or why it cannot win.
 
-    `program` is the function under the plan, once it has been exported.
+    `program` is the function under the plan, once it has been exported. `traced` is the function that the
+    plan is of, where candidates are of several (`autoshard.choice_search`).
     """
 
     plan: Plan
@@ -36,6 +38,7 @@ class Judged:
     propagated: PropagationCheck | None = None
     compiled: CompileResult | None = None
     timed: TimingResult | None = None
+    traced: Traced | None = None
 
     @property
     def seconds(self) -> float:

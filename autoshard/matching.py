@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
+from autoshard.choices import choice_text
 from autoshard.errors import PlanMismatchError
 from autoshard.name_patterns import expand_name
 from autoshard.plan import Plan
@@ -24,7 +25,16 @@ def mismatch(plan: Plan, difference: str) -> PlanMismatchError:
     inputs = f" --inputs {plan.function.inputs}" if plan.function.inputs else ""
     return PlanMismatchError(
         f"the plan of `{plan.function.name}` does not fit: {difference}. "
-        f"Make it again with: autoshard tune {target}{inputs} --slice {plan.slice} -o PLAN"
+        f"Make it again with: autoshard tune {target}{inputs} --slice {plan.slice}{_choices(plan)} -o PLAN"
+    )
+
+
+def _choices(plan: Plan) -> str:
+    """The choices that the plan was tuned with, as arguments of the command."""
+    tried = [each.values for each in plan.combinations] or [plan.choices]
+    return "".join(
+        f" --choice {choice_text(name, list(dict.fromkeys(values[name] for values in tried)))}"
+        for name in plan.choices
     )
 
 

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-
-import msgspec
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import autoshard
 from autoshard.calibration.calibrated import numbers_label
+from autoshard.candidate_plans import distinct, judged_plans
 from autoshard.cost.torus import TorusMesh
 from autoshard.judged import Judged
-from autoshard.kept_shardings import marks, with_kept
+from autoshard.mesh_solving import Solved, allowed_meshes, require_possible_pins, solve_mesh, with_bound
 from autoshard.mesh_study import Tried, best_meshes, mesh_label
-from autoshard.pinning import meshes_with_axes, resolve
-from autoshard.plan import Plan
-from autoshard.planning import make_plan
-from autoshard.search.building import build_problem
-from autoshard.search.errors import BudgetError, PinError
-from autoshard.search.folding import fold
-from autoshard.search.pins import pinned
-from autoshard.search.planner import Candidate, Outcome, search_plans
-from autoshard.search.problem import Problem
 from autoshard.tune_options import Options
 from autoshard.tune_session import Session
 
-_MESHES_OF_CANDIDATES = 2
+MESHES_OF_CANDIDATES = 2
 """The best mesh gives `top_k` candidates, the next one its best: a wrong guess of the mesh loses not all."""
 
 
@@ -36,19 +26,6 @@ class SearchResult:
 
     candidates: tuple[Judged, ...]
     interrupted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Solved:
-    """A mesh's decision problem, and what the search found for it."""
-
-    problem: Problem
-    outcome: Outcome
-
-    @property
-    def seconds(self) -> float:
-        """Predicted step time of the best plan."""
-        return self.outcome.candidates[0].seconds
 
 
 def search_candidates(session: Session, headroom_bytes: float = 0.0) -> SearchResult:
@@ -67,10 +44,10 @@ def search_candidates(session: Session, headroom_bytes: float = 0.0) -> SearchRe
     except KeyboardInterrupt:
         if search.best is None:
             raise
-        return SearchResult(tuple(_judged(session, search.best)[:1]), interrupted=True)
-    candidates = [judged for each in solved for judged in _judged(session, each)]
+        return SearchResult(tuple(judged_plans(session, search.best)[:1]), interrupted=True)
+    candidates = [judged for each in solved for judged in judged_plans(session, each)]
     fastest = sorted(candidates, key=lambda candidate: candidate.seconds)
-    return SearchResult(tuple(_distinct(fastest)[: session.options.top_k]))
+    return SearchResult(tuple(distinct(fastest)[: session.options.top_k]))
 
 
 class _Search:
@@ -87,12 +64,12 @@ class _Search:
         top_k, bound = self.session.options.top_k, float("inf")
         if len(meshes) > 1:
             tried = self.rank(meshes)
-            meshes = tuple(each.mesh for each in tried[:_MESHES_OF_CANDIDATES])
+            meshes = tuple(each.mesh for each in tried[:MESHES_OF_CANDIDATES])
             bound = min((each.bound_seconds for each in tried), default=bound)
         solved = [self.solve(mesh, 1 if place else top_k) for place, mesh in enumerate(meshes)]
         if not any(solved):
-            _require_possible_pins(self.session, possible)
-        return [_with_bound(each, bound) for each in solved if each is not None]
+            require_possible_pins(self.session, possible)
+        return [with_bound(each, bound) for each in solved if each is not None]
 
     def rank(self, meshes: Sequence[TorusMesh]) -> list[Tried]:
         """Try the meshes in a study that other processes may share."""
@@ -104,13 +81,11 @@ class _Search:
             self.score,
             study_name=(
                 f"autoshard {autoshard.__version__} {session.target.name} {session.slice_.name} "
-                f"{options.mesh} {fingerprint} {round(self.headroom_bytes)} gap {options.gap:g} "
-                f"limit {options.time_limit_seconds}{_wishes_label(options)}{_padding_label(options)}"
-                f"{numbers_label(session.slice_.chip)}"
+                f"{options.mesh} {fingerprint} {limits_label(session, self.headroom_bytes)}"
             ),
             trials=options.trials,
             storage=options.storage,
-            wanted=_MESHES_OF_CANDIDATES,
+            wanted=MESHES_OF_CANDIDATES,
             on_trial=session.progress.step,
             on_pruned=session.progress.note,
         )
@@ -134,96 +109,13 @@ class _Search:
         return solved
 
 
-def solve_mesh(
-    session: Session,
-    mesh: TorusMesh,
-    top_k: int = 1,
-    headroom_bytes: float = 0.0,
-    on_step: Callable[[str], None] = lambda _: None,
-    worth_seconds: float = float("inf"),
-) -> Solved | None:
-    """Solve one mesh; None where nothing fits, or where a pin is not possible.
-
-    Raises:
-        NotWorthError: every plan takes longer than `worth_seconds`.
-    """
-    try:
-        problem = pinned_problem(session, mesh)
-    except PinError:
-        return None
-    try:
-        outcome = search_plans(
-            problem,
-            session.hbm_limit_bytes - headroom_bytes,
-            top_k=top_k,
-            gap=session.options.gap,
-            time_limit_seconds=session.options.time_limit_seconds,
-            worth_seconds=worth_seconds,
-            on_step=on_step,
-        )
-    except BudgetError:
-        return None
-    return Solved(problem, outcome)
-
-
-def pinned_problem(session: Session, mesh: TorusMesh) -> Problem:
-    """The decision problem of one mesh, kept to the session's pins and bans, and to kept shardings.
-
-    Raises:
-        PinError: a pin or a ban matches nothing, or asks for what is not possible on this mesh.
-    """
-    graph, options = session.graph, session.options
-    padding = options.padding == "allow"
-    pins = resolve(options.pins, session.traced, graph, mesh, session.ordered_pins, options.forbid)
-    if session.kept is None:
-        return pinned(build_problem(graph, mesh, padding=padding), pins)
-    kept = session.kept.pins(graph)
-    return pinned(build_problem(graph, mesh, fold(graph, *marks(kept)), padding=padding), [*kept, *pins])
-
-
-def allowed_meshes(session: Session) -> tuple[TorusMesh, ...]:
-    """The meshes that the options allow and that have all axes that pins and bans name.
-
-    Raises:
-        PinError: none has.
-    """
+def limits_label(session: Session, headroom_bytes: float) -> str:
+    """What tells studies apart that price the same programs on the same meshes."""
     options = session.options
-    return meshes_with_axes(session.meshes, options.pins, options.forbid)
-
-
-def possible_problems(session: Session) -> list[tuple[TorusMesh, Problem]]:
-    """The problems of the meshes that the options allow, as many as are tried, each built once.
-
-    Raises:
-        PinError: no mesh can keep to the pins and bans.
-    """
-    meshes = allowed_meshes(session)[: session.options.trials]
-    problems: list[tuple[TorusMesh, Problem]] = []
-    for mesh in meshes:
-        try:
-            problems.append((mesh, pinned_problem(session, mesh)))
-        except PinError:
-            if mesh == meshes[-1] and not problems:
-                raise
-    return problems
-
-
-def _require_possible_pins(session: Session, meshes: Sequence[TorusMesh]) -> None:
-    """Raise the first mesh's `PinError` where no mesh can keep to the pins."""
-    first: PinError | None = None
-    options = session.options
-    for mesh in meshes if options.pins or options.forbid or session.kept else ():
-        try:
-            pinned_problem(session, mesh)
-        except PinError as error:
-            first = first or error
-        else:
-            return
-    if first is not None:
-        kept = () if session.kept is None else session.kept.shardings
-        if any(f"`{each.text}`" in str(first) for each in kept):
-            raise PinError(f"{first}; `--shardings free` frees the shardings of the model") from first
-        raise first
+    return (
+        f"{round(headroom_bytes)} gap {options.gap:g} limit {options.time_limit_seconds}"
+        f"{_wishes_label(options)}{_padding_label(options)}{numbers_label(session.slice_.chip)}"
+    )
 
 
 def _wishes_label(options: Options) -> str:
@@ -236,48 +128,3 @@ def _wishes_label(options: Options) -> str:
 def _padding_label(options: Options) -> str:
     """What tells a study that may pad from others."""
     return " padding" if options.padding == "allow" else ""
-
-
-def _with_bound(solved: Solved, bound_seconds: float) -> Solved:
-    """A plan is bounded by all the meshes that were searched, not only by its own."""
-    least = min(bound_seconds, solved.outcome.bound_seconds)
-    return replace(solved, outcome=replace(solved.outcome, bound_seconds=least))
-
-
-def _judged(session: Session, solved: Solved) -> list[Judged]:
-    return [
-        Judged(plan_of(session, solved.problem, candidate, solved.outcome))
-        for candidate in solved.outcome.candidates
-    ]
-
-
-def plan_of(session: Session, problem: Problem, candidate: Candidate, outcome: Outcome) -> Plan:
-    """Write a candidate as a plan, with what the user asked for."""
-    target, options, limit = session.target, session.options, session.options.hbm_limit_bytes
-    plan = make_plan(
-        session.traced,
-        problem,
-        candidate,
-        outcome,
-        function_name=target.name,
-        target=target.text or None,
-        inputs=target.inputs_text,
-        objective=options.objective,
-    )
-    predicted = msgspec.structs.replace(plan.predicted, hbm_limit_bytes=round(session.hbm_limit_bytes))
-    plan = msgspec.structs.replace(
-        plan,
-        predicted=predicted,
-        pins=options.pins,
-        forbidden=options.forbid,
-        hbm_limit_bytes=None if limit is None else round(limit),
-    )
-    return plan if session.kept is None else with_kept(plan, session.kept, session.graph)
-
-
-def _distinct(candidates: Sequence[Judged]) -> list[Judged]:
-    """Drop what takes the same time and memory as a faster one: it is its copy on a finer mesh."""
-    kept: dict[tuple[str, int], Judged] = {}
-    for candidate in candidates:
-        kept.setdefault((f"{candidate.seconds:.4g}", candidate.plan.predicted.hbm_bytes_per_chip), candidate)
-    return list(kept.values())

@@ -18,6 +18,7 @@ from autoshard.plan_mesh import Device, build_mesh
 from autoshard.plan_records import (
     ArgumentRecord,
     AxisRecord,
+    CombinationRecord,
     EinsumRecord,
     Estimate,
     FunctionRecord,
@@ -53,6 +54,8 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         kept: shardings of the model that the plan keeps (`autoshard.kept_shardings`).
         forbidden: axes that the user forbade for dims (`autoshard.pin_text`).
         hbm_limit_bytes: HBM per chip that the user allowed; None where it is what a chip has.
+        choices: the values of the function's choices (`autoshard.choices`) that the plan was made with.
+        combinations: what the model says of every combination of choices that was tried, fastest first.
         arguments: the arrays of the positional arguments by path, in flat argument order.
         results: the arrays of the result by path, in flat order.
         einsums: the einsums in program order, copies of one in an unrolled program as one record.
@@ -77,6 +80,8 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     kept: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     hbm_limit_bytes: int | None = None
+    choices: dict[str, str | int | bool | None] = {}
+    combinations: tuple[CombinationRecord, ...] = ()
     arguments: dict[str, ArgumentRecord]
     results: dict[str, ResultRecord]
     einsums: tuple[EinsumRecord, ...]

@@ -24,7 +24,7 @@ from autoshard.number_lists import parse_list, to_list
 
 _ARRAYS = ("arguments", "results")
 _OPERATIONS = ("einsums", "tensors")
-_OPTIONAL = ("compiler_options", "pins", "kept", "forbidden", "hbm_limit_bytes")
+_OPTIONAL = ("compiler_options", "pins", "kept", "forbidden", "hbm_limit_bytes", "choices", "combinations")
 """Fields that are left out where they are empty."""
 _FEWEST = 3
 

@@ -47,7 +47,7 @@ class SchemaRecord(Record, frozen=True, kw_only=True):
 
     Version 2 has name patterns: entries that stand for several arrays or einsums. Version 1 is still read.
     Its revision 1 added the memory order of arrays and the parts of costs, revision 2 what the user forbade
-    and the memory that the user allowed, revision 3 the dims that are padded.
+    and the memory that the user allowed, revision 3 choices of the model and the dims that are padded.
     """
 
     version: int = 2
@@ -280,6 +280,22 @@ class RunnerUp(Record, frozen=True, kw_only=True):
     predicted_seconds: float
     estimated_seconds: float | None = None
     measured_seconds: float | None = None
+    hbm_bytes_per_chip: int | None = None
+    status: str
+
+
+class CombinationRecord(Record, frozen=True, kw_only=True):
+    """One combination of choices (`autoshard.choices`) as the analytical model sees it at its best plan.
+
+    Attributes:
+        values: the value of each choice.
+        predicted_seconds: predicted step time; None where there is no plan.
+        hbm_bytes_per_chip: predicted peak memory; where nothing fits, what is needed at least.
+        status: "ok", or why there is no time: slower than others, does not fit, cannot be traced.
+    """
+
+    values: dict[str, str | int | bool | None]
+    predicted_seconds: float | None = None
     hbm_bytes_per_chip: int | None = None
     status: str
 

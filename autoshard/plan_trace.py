@@ -82,7 +82,7 @@ def _refuse(path: str | os.PathLike[str], reason: str) -> NoReturn:
 
 def _trace_of(plan: Plan, target_text: str, slice_: Slice, progress: Progress) -> dict[str, Any]:
     progress.stage(f"load {target_text}")
-    target = load_target(target_text, plan.function.inputs)
+    target = load_target(target_text, plan.function.inputs).bound(plan.choices)
     progress.stage(f"trace {target.name}")
     traced = trace(target.function, target.arguments, target.keywords, **target.jit_options)
     require_match(plan, traced)

@@ -7,12 +7,12 @@ as the model was short of.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from autoshard.errors import CompileError
 from autoshard.judged import OK, Judged
-from autoshard.mesh_search import search_candidates
+from autoshard.mesh_search import SearchResult
 from autoshard.option_refinement import OptionRefinement, with_first_options
 from autoshard.refining import (
     compile_candidates,
@@ -21,6 +21,7 @@ from autoshard.refining import (
     time_candidates,
 )
 from autoshard.topology import compiler_skip_reason
+from autoshard.trace import Traced
 from autoshard.tune_session import Session
 
 ESTIMATED, MEASURED = "estimated", "measured"
@@ -44,11 +45,13 @@ class Refinement:
     Attributes:
         session: What is planned.
         candidates: With what every tier has said so far.
+        search: Finds candidates that leave so many bytes of HBM per chip free.
         skipped: Why a tier did not run.
     """
 
     session: Session
     candidates: list[Judged]
+    search: Callable[[float], SearchResult]
     skipped: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -117,7 +120,7 @@ class Refinement:
                 "the compiler finds no candidate that fits; searching again with "
                 f"{headroom_bytes / 2**30:.2f} GiB per chip held back"
             )
-            found = search_candidates(self.session, headroom_bytes)
+            found = self.search(headroom_bytes)
             self.candidates += with_first_options(self.session, found.candidates)
             if found.interrupted:
                 raise KeyboardInterrupt
@@ -164,10 +167,16 @@ class Refinement:
         able = [i for i, candidate in enumerate(self.candidates) if candidate.status == OK]
         if not able:
             return
+        programs = [self.candidates[i].traced or self.session.traced for i in able]
+        for program in {id(each): each for each in programs}.values():
+            self._time_these(program, [i for i, own in zip(able, programs, strict=True) if own is program])
+
+    def _time_these(self, traced: Traced, able: Sequence[int]) -> None:
+        """Time candidates of one program; what they compute is compared with that program, not sharded."""
         session = self.session
         session.progress.stage("time")
         judged = time_candidates(
-            session.traced,
+            traced,
             [self.candidates[i] for i in able],
             cpu_devices=None if session.on_attached_devices else session.slice_.n_chips,
             platform=_PLATFORMS[session.slice_.chip.kind],

@@ -107,7 +107,7 @@ def partition_candidates(
 
 
 def _exported(traced: Traced, candidate: Judged, platform: str) -> Program:
-    return candidate.program or export_candidate(traced, candidate.plan, platform)
+    return candidate.program or export_candidate(candidate.traced or traced, candidate.plan, platform)
 
 
 def with_program(traced: Traced, candidate: Judged, platform: str) -> Judged:

@@ -7,7 +7,11 @@ for it, so it has one here, with slashes as in those of SQLite::
     sqlite:///tune.db                            a file in the working directory
     sqlite:////data/tune.db                      a file by its absolute path
     journal:///tune.log, journal:////data/t.log  a journal file, which may lie on a network file system
-    postgresql+psycopg://user@host/tune          a database for many workers (needs the driver `psycopg`)
+    postgresql://user@host/tune                  a database for many workers
+
+PostgreSQL needs the driver `psycopg`, which the extra `postgresql` brings; `postgresql+DRIVER://` names
+another one. Where no driver is named, SQLAlchemy 2.0 would take an older one: here it is `psycopg` wherever
+that is installed.
 
 A process that is killed while it appends leaves the journal locked; the next one waits half a minute and
 takes the lock over.
@@ -17,6 +21,7 @@ Source: https://optuna.readthedocs.io/en/stable/reference/storages.html.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +35,7 @@ from autoshard.errors import AutoshardError
 _OPENINGS = 4
 _PAUSE_SECONDS = 0.2
 _JOURNAL = "journal:///"
+_POSTGRESQL = "postgresql://"
 
 
 def open_study(name: str, storage: str | None) -> optuna.Study:
@@ -42,7 +48,7 @@ def open_study(name: str, storage: str | None) -> optuna.Study:
         storage: URL of a storage, None for memory.
 
     Raises:
-        AutoshardError: The storage cannot be opened.
+        AutoshardError: The storage cannot be opened, or its driver is not installed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     failure: Exception | None = None
@@ -51,6 +57,8 @@ def open_study(name: str, storage: str | None) -> optuna.Study:
             return optuna.create_study(
                 study_name=name, storage=storage_of(storage), direction="minimize", load_if_exists=True
             )
+        except ImportError as error:
+            raise _no_driver(storage, error) from error
         except Exception as error:  # whatever the database's driver raises
             failure = error
             time.sleep(_PAUSE_SECONDS)
@@ -62,17 +70,31 @@ def open_study(name: str, storage: str | None) -> optuna.Study:
 
 
 def storage_of(url: str | None) -> str | BaseStorage | None:
-    """Return what Optuna takes for a URL: that of a database as it is, for a journal the storage itself.
+    """Return what Optuna takes for a URL: that of a database, for a journal the storage itself.
 
     Raises:
         ValueError: A journal is named without its file.
     """
+    if url is not None and url.startswith(_POSTGRESQL) and importlib.util.find_spec("psycopg"):
+        return f"postgresql+psycopg://{url.removeprefix(_POSTGRESQL)}"
     if url is None or not url.startswith(_JOURNAL):
         return url
     path = url.removeprefix(_JOURNAL)
     if not path:
         raise ValueError("no file is named")
     return JournalStorage(JournalFileBackend(path))
+
+
+def _no_driver(url: str | None, error: ImportError) -> AutoshardError:
+    """The error where Python cannot talk to the database of a URL."""
+    scheme = str(url).partition(":")[0]
+    remedy = "install the database's driver for Python, or name an installed one: DATABASE+DRIVER://..."
+    if scheme in ("postgresql", "postgresql+psycopg"):
+        remedy = "install it with: pip install 'autoshard[postgresql]'"
+    cause = error.__cause__ or error
+    return AutoshardError(
+        f"the study storage `{url}` needs a driver that is not installed ({cause}): {remedy}"
+    )
 
 
 class Given(optuna.samplers.BaseSampler):

@@ -1,4 +1,6 @@
-"""Find what a command line names: `MODULE_OR_FILE:FUNCTION`, and the function that gives its inputs."""
+"""Find what a command line names, `MODULE_OR_FILE:FUNCTION` and the function that gives its inputs, or what a
+Python call names.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,18 @@ import importlib
 import importlib.util
 import sys
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from autoshard.choices import Choices, Value, checked_choices, with_static_names
 from autoshard.decorator import PlannedFunction
-from autoshard.errors import TargetError
+from autoshard.errors import OptionError, TargetError
+from autoshard.jit_options import TRACE_OPTIONS, keyword_parameters
 
+_OTHER_JIT_OPTIONS = ("keep_unused", "inline", "compiler_options")
 _FORM = "expected MODULE_OR_FILE:FUNCTION, such as `model.py:decode` or `package.model:decode`"
 
 
@@ -30,7 +35,9 @@ class Target:
         name: Its name.
         arguments: The abstract arguments.
         jit_options: Keyword arguments given to the decorator.
-        keywords: The abstract arguments that are passed by keyword.
+        keywords: The abstract arguments that are passed by keyword, and the values of choices once they are
+            bound.
+        choices: The values of each choice (`autoshard.choices`) that is not bound.
     """
 
     text: str
@@ -40,6 +47,24 @@ class Target:
     arguments: tuple[Any, ...]
     jit_options: dict[str, Any]
     keywords: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, tuple[Value, ...]] = field(default_factory=dict)
+
+    def choosing(self, choices: Choices) -> Target:
+        """The target with these choices, which override those of the same names.
+
+        Raises:
+            OptionError: One is no keyword argument of the function, or has values that a plan cannot hold.
+        """
+        return replace(self, choices=checked_choices({**self.choices, **choices}, self.function))
+
+    def bound(self, values: Mapping[str, Value]) -> Target:
+        """The target with these values as static keyword arguments."""
+        return replace(
+            self,
+            jit_options=with_static_names(self.jit_options, tuple(values)),
+            keywords={**self.keywords, **values},
+            choices={name: each for name, each in self.choices.items() if name not in values},
+        )
 
 
 def load_target(text: str, inputs: str | None = None) -> Target:
@@ -49,9 +74,10 @@ def load_target(text: str, inputs: str | None = None) -> Target:
         TargetError: The module, the function or the inputs cannot be found, or the inputs function fails.
     """
     found = load_object(text)
-    function, options, own_inputs = found, {}, None
+    function, options, own_inputs, choices = found, {}, None, {}
     if isinstance(found, PlannedFunction):
         function, options, own_inputs = found.function, found.jit_options, found.inputs
+        choices = found.choices
     if not callable(function):
         raise TargetError(f"`{text}` is a {type(found).__name__}, not a function")
     make_inputs = load_object(inputs) if inputs is not None else own_inputs
@@ -62,9 +88,32 @@ def load_target(text: str, inputs: str | None = None) -> Target:
             "@autoshard.jit(inputs=...)"
         )
     name = text.rpartition(":")[2]
-    return Target(
-        text, inputs, function, name, call_inputs(make_inputs, inputs or f"inputs of {text}"), options
-    )
+    arguments = call_inputs(make_inputs, inputs or f"inputs of {text}")
+    return Target(text, inputs, function, name, arguments, options, choices=choices)
+
+
+def target_of(fn: Callable[..., Any], args: Sequence[Any], jit_options: Mapping[str, Any]) -> Target:
+    """The target that a Python call of `tune` names."""
+    options, choices = dict(jit_options), {}
+    if isinstance(fn, PlannedFunction):
+        options, choices = {**fn.jit_options, **options}, fn.choices
+        if not args and fn.inputs is not None:
+            args = call_inputs(fn.inputs, "inputs of the decorator")
+        fn = fn.function
+    known = {*TRACE_OPTIONS, *_OTHER_JIT_OPTIONS}
+    named = [name for name in keyword_parameters(fn) if name in options and name not in known]
+    keywords = {name: options.pop(name) for name in named}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise OptionError(
+            f"tune() does not know the options {unknown}; of `jax.jit` it knows {list(TRACE_OPTIONS)}"
+        )
+    return Target("", None, fn, _name_of(fn), tuple(args), options, keywords, choices)
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    name = getattr(fn, "__name__", None) or getattr(getattr(fn, "func", None), "__name__", None)
+    return str(name or "function")
 
 
 def call_inputs(make_inputs: Callable[[], Any], label: str) -> tuple[Any, ...]:

@@ -34,6 +34,8 @@ class TuneResult:
 def to_json(result: TuneResult, plan_path: str | None) -> str:
     """Return one JSON object for programs; null stands where a tier did not run.
 
+    Choices of the model and their combinations are in it where the function has some.
+
     Args:
         result: the tuning run.
         plan_path: where the plan was written; None where it was not: then the object holds the plan itself.
@@ -50,4 +52,6 @@ def to_json(result: TuneResult, plan_path: str | None) -> str:
         "total_seconds": result.total_seconds,
         "candidates": msgspec.to_builtins(result.candidates),
     }
+    if plan.choices:
+        facts |= {"choices": plan.choices, "combinations": msgspec.to_builtins(plan.combinations)}
     return json.dumps(facts, indent=2, ensure_ascii=False)

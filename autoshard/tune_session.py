@@ -87,6 +87,11 @@ def open_session(target: Target, options: Options, progress: Progress) -> Sessio
         progress.note(f"{len(kept.shardings)} shardings of `{target.name}` are kept, on the mesh {mesh}")
     elif options.shardings == "keep":
         progress.note(f"`{target.name}` has no shardings to keep: the plan decides all")
+    if target.choices:
+        progress.note(
+            f"choices of `{target.name}` are not searched here: {', '.join(target.choices)} have the values "
+            "that the function gives them"
+        )
     freed = sum(op.primitive in ANNOTATION_PRIMITIVES for op in graph.ops)
     if freed and kept is None:
         progress.note(f"{freed} sharding annotations of `{target.name}` are freed: the plan decides instead")

@@ -8,32 +8,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from autoshard.candidate_search import CandidateSearch, SessionSearch
+from autoshard.choice_search import ChoiceSearch
+from autoshard.choices import Choices
 from autoshard.choosing import choose, runner_up
 from autoshard.compiled.options import CompileOptions
 from autoshard.cost.layouts import fits
 from autoshard.cost.slices import parse_slice
-from autoshard.decorator import PlannedFunction
-from autoshard.errors import InfeasibleError, OptionError
-from autoshard.infeasible import does_not_fit
-from autoshard.jit_options import TRACE_OPTIONS, keyword_parameters
+from autoshard.errors import InfeasibleError
 from autoshard.judged import rank
-from autoshard.mesh_search import search_candidates
 from autoshard.option_refinement import with_first_options
 from autoshard.plan import Plan
 from autoshard.progress import Progress
 from autoshard.refinement import Refinement
 from autoshard.search.planner import DEFAULT_GAP
-from autoshard.targets import Target, call_inputs, load_target
+from autoshard.targets import Target, load_target, target_of
 from autoshard.tune_options import LOCAL, Options, Refine
 from autoshard.tune_result import TuneResult
 from autoshard.tune_session import Session, open_session
 
-_OTHER_JIT_OPTIONS = ("keep_unused", "inline", "compiler_options")
 _INTERRUPTED = "interrupted: keeping the best plan known so far"
 
 
@@ -58,6 +56,7 @@ def tune(
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
     padding: str = "allow",
+    choices: Choices | None = None,
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -72,12 +71,12 @@ def tune(
         top_k: Candidates that go to the compiler and to the devices.
         refine: "none", "compile" (TPU compiler), "time" (devices), or "auto": as far as this machine can.
         mesh: "native", "auto" or "search": how many factorisations of the torus to try.
-        trials: Most meshes to try.
-        storage: URL (`autoshard.studies`) of where the studies of meshes and compile options are, such as
-            "sqlite:///tune.db" or "journal:///tune.log"; None keeps them in memory.
+        trials: Most meshes to try, and most combinations of choices.
+        storage: URL (`autoshard.studies`) of where the studies of meshes, choices and compile options are,
+            such as "sqlite:///tune.db" or "journal:///tune.log"; None keeps them in memory.
         gap: Relative distance to the proven optimum at which the search may stop.
         time_limit_seconds: Limit of each search.
-        seed: Of the inputs for timing, and of the search for compile options.
+        seed: Of the inputs for timing, and of the searches for choices and compile options.
         pins: Layouts that the plan must keep to, each "PATTERN=SPEC" (`autoshard.pin_text`): of an argument
             ("params/layers/w_*=;x;y,z"), of a result ("result:1/keys=;x;;") or of an einsum
             ("einsum:layers/w_up=;;x | x;y,z -> ;;y,z").
@@ -93,6 +92,9 @@ def tune(
             the forbidden axes of each dim, "*" none and "any" all: "params/*/wq=x;*;*".
         padding: Whether dims that chips do not divide may be split padded: "allow" it within the program,
             arguments and results staying even (`autoshard.cost.padding`), or "never".
+        choices: Values of keyword arguments that change the program but not its meaning
+            (`autoshard.choices`), such as ``{"remat": ("none", "full")}``: the plan has one of each. They
+            override those of the same names that the decorator declares.
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -130,32 +132,8 @@ def tune(
         forbid=tuple(forbid),
         padding=padding,
     )
-    target = target_of(fn, abstract_args, jit_options)
+    target = target_of(fn, abstract_args, jit_options).choosing(choices or {})
     return run(target, options, progress or Progress(quiet=True)).plan
-
-
-def target_of(fn: Callable[..., Any], args: Sequence[Any], jit_options: Mapping[str, Any]) -> Target:
-    """The target that a Python call of `tune` names."""
-    options = dict(jit_options)
-    if isinstance(fn, PlannedFunction):
-        options = {**fn.jit_options, **options}
-        if not args and fn.inputs is not None:
-            args = call_inputs(fn.inputs, "inputs of the decorator")
-        fn = fn.function
-    known = {*TRACE_OPTIONS, *_OTHER_JIT_OPTIONS}
-    named = [name for name in keyword_parameters(fn) if name in options and name not in known]
-    keywords = {name: options.pop(name) for name in named}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise OptionError(
-            f"tune() does not know the options {unknown}; of `jax.jit` it knows {list(TRACE_OPTIONS)}"
-        )
-    return Target("", None, fn, _name_of(fn), tuple(args), options, keywords)
-
-
-def _name_of(fn: Callable[..., Any]) -> str:
-    name = getattr(fn, "__name__", None) or getattr(getattr(fn, "func", None), "__name__", None)
-    return str(name or "function")
 
 
 def tune_target(
@@ -180,6 +158,7 @@ def tune_target(
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
     padding: str = "allow",
+    choices: Choices | None = None,
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""
@@ -207,24 +186,32 @@ def tune_target(
         parse_slice(slice)  # before a model is loaded, which may take a while
     progress = progress or Progress(quiet=True)
     progress.stage(f"load {target}")
-    return run(load_target(target, inputs), options, progress)
+    return run(load_target(target, inputs).choosing(choices or {}), options, progress)
 
 
 def run(target: Target, options: Options, progress: Progress) -> TuneResult:
     """Trace, search, refine, choose."""
     started = time.monotonic()
+    if target.choices:
+        return _run_search(ChoiceSearch(target, options, progress), started)
     return run_session(open_session(target, options, progress), started)
 
 
 def run_session(session: Session, started: float) -> TuneResult:
     """Search, refine, choose; `started` is when the run began, by `time.monotonic`."""
+    return _run_search(SessionSearch(session), started)
+
+
+def _run_search(search: CandidateSearch, started: float) -> TuneResult:
+    session = search.session
     searching = time.monotonic()
-    found = search_candidates(session)
+    found = search.candidates()
     search_seconds = time.monotonic() - searching
     if not found.candidates:
-        raise _with_wishes(does_not_fit(session), session.options)
+        raise _with_wishes(search.does_not_fit(), session.options)
     note_replicated(session)
-    refinement = Refinement(session, with_first_options(session, found.candidates))
+    candidates = with_first_options(session, found.candidates)
+    refinement = Refinement(session, candidates, search.candidates)
     interrupted = found.interrupted or not _finishes(refinement)
     if interrupted:
         session.progress.note(_INTERRUPTED)

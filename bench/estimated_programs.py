@@ -24,7 +24,7 @@ import msgspec
 from autoshard.compiled.timeline import Timeline, estimate_timeline
 from autoshard.compiled.worker import CompileResult
 from autoshard.cost.torus import TorusMesh
-from autoshard.mesh_search import Solved
+from autoshard.mesh_solving import Solved
 from autoshard.planning import make_plan
 from autoshard.programs import Program as Exported
 from autoshard.refining import export_candidate

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from autoshard.cost.chips import Chip
-from autoshard.mesh_search import Solved, solve_mesh
+from autoshard.mesh_solving import Solved, solve_mesh
 from autoshard.mesh_study import meshes_to_try
 from autoshard.progress import Progress
 from autoshard.targets import Target

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import cast
 
 from autoshard.cost.chips import Chip
-from autoshard.mesh_search import pinned_problem, solve_mesh
+from autoshard.mesh_solving import pinned_problem, solve_mesh
 from autoshard.mesh_study import meshes_to_try
 from autoshard.progress import Progress
 from autoshard.search.graph import OpKind

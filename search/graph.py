@@ -202,6 +202,13 @@ class Graph:
         """Whether an op reads what lies in memory before the step: an argument, or a slice or view of one."""
         return any(self.values[value].stored_bytes > 0 for value in op.operands)
 
+    def iterations(self, loop: int) -> float:
+        """How often a loop runs its body each time that it is entered; once outside of loops (-1)."""
+        if loop < 0:
+            return 1
+        parent = self.loops[loop].parent
+        return self.loops[loop].trips / (self.loops[parent].trips if parent >= 0 else 1)
+
     @cached_property
     def consumers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """For each value the (op index, operand position) pairs that read it."""

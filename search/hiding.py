@@ -9,7 +9,7 @@ Beside what a gather may run is priced edge by edge: the work of a loop's body i
 in it that read stored values, in proportion to their own time. With r the body's work over those einsums',
 both at their best layouts, and s = `hidden_gather_slowdown` by which a gather in pieces takes longer,
 
-    beside  = r * the reader's time
+    beside  = r * the reader's time (at its best layout, where the weight is converted for it on the way)
     exposed = min(gather, s * gather - hidden_gather_fraction * min(s * gather, beside))
 
 so all gathers of a body together hide at most behind the body, and one that would take too long in pieces is
@@ -27,6 +27,7 @@ import numpy.typing as npt
 from autoshard.cost.layouts import REPLICATED, Layouts
 from autoshard.cost.torus import DCN_DIM, TorusMesh
 from autoshard.search.graph import Graph, OpKind
+from autoshard.search.kernels import views_stored
 from autoshard.search.problem import Edge, Variable
 
 Floats = npt.NDArray[np.float64]
@@ -48,11 +49,24 @@ class Hiding:
 
     def beside(self, edge: Edge) -> Floats | None:
         """[J] seconds of work beside which the gather of an edge may run; None where it cannot hide."""
-        stored = self.graph.values[edge.value].stored_bytes > 0
-        if edge.op < 0 or not stored or self.graph.ops[edge.op].kind is not OpKind.EINSUM:
+        if edge.op < 0 or self.graph.values[edge.value].stored_bytes <= 0:
             return None
-        cost = self.variables[edge.target].cost
-        return None if cost is None else self._shares[self._body(edge.op)] * cost.seconds
+        reader = self._reader(edge.op)
+        cost = None if reader is None else self.variables[self.op_variable[reader]].cost
+        if reader is None or cost is None:
+            return None
+        seconds = cost.seconds if reader == edge.op else cost.seconds.min()
+        return np.full(len(edge.target_layouts), self._shares[self._body(reader)] * seconds)
+
+    def _reader(self, index: int) -> int | None:
+        """The einsum that reads what an op reads: itself, or that which the op converts a weight for."""
+        op = self.graph.ops[index]
+        while op.kind is not OpKind.EINSUM:
+            readers = {reader for value in op.results for reader, _ in self.graph.consumers[value]}
+            if not views_stored(op, self.graph) or len(readers) != 1:
+                return None
+            op = self.graph.ops[readers.pop()]
+        return op.index
 
     def _body(self, op: int) -> int:
         """The outermost loop around an op, -1 where there is none."""

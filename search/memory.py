@@ -4,7 +4,8 @@ problem.
 A point is an op in program order.  Live there are: the arguments (always, a donated one sharing its buffer
 with its result); loop carries and stacked outputs while their loop runs, results once made, intermediates
 from their op to their last reader; and the copies that resharding makes: an open sum at its maker, a gathered
-operand at its reader, and where gathers hide from the reader of the weight before on.  A loop or a result
+operand at its reader, and where gathers hide from the reader of the weight before on; and the blocks that an
+all-to-all sends (`autoshard.search.copies`).  A loop or a result
 takes over the buffer of what is handed to it when nothing else needs that, a donated argument is updated in
 place, and what takes its place is made there.  Intermediates of a kernel have no buffer.
 
@@ -16,10 +17,10 @@ and their leader's label.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ import numpy.typing as npt
 from autoshard.cost.layouts import Layouts, local_fraction
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.candidates import result_layouts
+from autoshard.search.copies import Side, copied_bytes
 from autoshard.search.graph import OpKind
 from autoshard.search.kernels import kernels
 from autoshard.search.lifetimes import Lifetimes
@@ -51,13 +53,6 @@ class Span(NamedTuple):
     start: int
     stop: int
     kind: int
-
-
-class Side(StrEnum):
-    """Which side of an edge a copy is like: what is resharded, or what comes of it."""
-
-    LEAVING = "leaving"
-    ARRIVING = "arriving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,7 @@ class MemoryModel:
         self._sides: list[tuple[int, Side]] = []
         self._forms: dict[object, int] = {}
         self.buffers = _columns([*self._anchored(), *self._plain()])
-        self.copies = _columns([copy for flow in problem.flows if (copy := self._copy(flow)) is not None])
+        self.copies = _columns([copy for flow in problem.flows for copy in self._copies(flow)])
 
     def peak(self, labels: Sequence[int]) -> Peak:
         """Return the peak of a plan."""
@@ -127,18 +122,21 @@ class MemoryModel:
         """Bytes of one side of an edge under a plan, 0 where nothing moves."""
         edge = self.problem.edges[number]
         have, want = edge.source_layouts[labels[edge.source]], edge.target_layouts[labels[edge.target]]
-        if not (have != want).any():
-            return 0.0
-        layout = have if side is Side.LEAVING else want
-        return float(self._local_bytes(edge.value, layout[None])[0])
+        nbytes = self._whole_bytes(edge.value, side)
+        shape = self._graph.values[edge.value].shape
+        return float(copied_bytes(nbytes, have[None], want[None], side, self.problem.mesh, shape)[0, 0])
 
     def _matrix(self, number: int, side: Side) -> Floats:
         """[K, J] bytes of one side of an edge under all labels."""
         edge = self.problem.edges[number]
-        differs = (edge.source_layouts[:, None, :] != edge.target_layouts[None, :, :]).any(axis=2)
-        layouts = edge.source_layouts if side is Side.LEAVING else edge.target_layouts
-        local = self._local_bytes(edge.value, layouts)
-        return np.where(differs, local[:, None] if side is Side.LEAVING else local[None, :], 0.0)
+        nbytes = self._whole_bytes(edge.value, side)
+        have, want, shape = edge.source_layouts, edge.target_layouts, self._graph.values[edge.value].shape
+        return copied_bytes(nbytes, have, want, side, self.problem.mesh, shape)
+
+    def _whole_bytes(self, value: int, side: Side) -> float:
+        """Bytes, on all chips, of what a side is a copy of: a cut is one of the parts of all iterations."""
+        known = self._graph.values[value]
+        return known.nbytes * (self._graph.iterations(known.loop) if side is Side.CUT else 1)
 
     def _name(self, point: int) -> str:
         return self._graph.ops[point].name if point < self._end else "the end"
@@ -251,6 +249,20 @@ class MemoryModel:
         return known.nbytes * local_fraction(layouts, self.problem.mesh, known.shape)
 
     # Copies.
+
+    def _copies(self, flow: Flow) -> Iterator[Span]:
+        """What the reshard of a value holds beside it."""
+        copy = self._copy(flow)
+        if copy is not None:
+            yield copy
+        producer = self._graph.values[flow.value].producer
+        if producer < 0 or self._is_slot(flow.value):
+            point = flow.op if flow.op >= 0 else producer
+            yield self._side(flow, Side.SENT, point, point, COPIES)
+        value = self._graph.values[flow.value]
+        if producer < 0 and flow.op >= 0 and value.loop >= 0 and value.nbytes == math.prod(value.shape):
+            loop = self._graph.loops[value.loop]
+            yield self._side(flow, Side.CUT, loop.start, loop.stop - 1, COPIES)
 
     def _copy(self, flow: Flow) -> Span | None:
         """The second buffer of a resharded value."""

@@ -48,7 +48,7 @@ def audit_plan(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Au
             "compiled: make it with `autoshard tune MODULE_OR_FILE:FUNCTION --slice ... -o PLAN`"
         )
     say(f"trace {plan.function.target}")
-    target = load_target(plan.function.target, plan.function.inputs)
+    target = load_target(plan.function.target, plan.function.inputs).bound(plan.choices)
     traced = trace(target.function, target.arguments, target.keywords, **target.jit_options)
     require_match(plan, traced)
     say(f"compile for {plan.slice}")

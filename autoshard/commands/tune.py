@@ -10,6 +10,7 @@ from autoshard.commands.command import INTERRUPTED, OK, Command, add_format
 from autoshard.commands.virtual_devices import give_devices
 from autoshard.commands.wishes import (
     above_zero,
+    add_choice,
     add_forbid,
     add_hbm_limit,
     add_mesh,
@@ -61,10 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_mesh(parser)
     parser.add_argument(
-        "--trials", type=positive, default=16, metavar="N", help="meshes to try (default: 16)"
+        "--trials",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="meshes to try, and combinations of choices (default: 16)",
     )
     add_pin(parser)
     add_forbid(parser)
+    add_choice(parser)
     add_hbm_limit(parser)
     add_padding(parser)
     parser.add_argument(
@@ -80,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         default=os.environ.get("OPTUNA_STORAGE"),
         help="where trials are kept, so that a run resumes and several share the work: sqlite:///tune.db, "
-        "journal:///tune.log, postgresql+psycopg://user@host/db (default: $OPTUNA_STORAGE)",
+        "journal:///tune.log, postgresql://user@host/db (default: $OPTUNA_STORAGE)",
     )
     parser.add_argument(
         "--time-limit",
@@ -112,7 +118,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=0,
-        help="seed of the inputs that are timed and of the search for compile options (default: 0)",
+        help="seed of the inputs that are timed and of the searches for choices and compile options "
+        "(default: 0)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     add_format(parser)
@@ -147,6 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
+    from autoshard.choices import parse_choices
     from autoshard.tuning import tune_target
 
     return tune_target(
@@ -169,6 +177,7 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         hbm_limit_bytes=arguments.hbm_limit,
         forbid=arguments.forbid,
         padding=arguments.padding,
+        choices=parse_choices(arguments.choice),
         progress=progress,
     )
 
@@ -227,6 +236,7 @@ COMMAND = Command(
   autoshard tune mypackage.model:step --slice v4:4x4x4 --refine none --format json
   autoshard tune examples/palm.py:decode_540b --slice v4:4x4x4 --refine none --pin 'params/layers/w_*=;x;y,z'
   autoshard tune examples/palm.py:decode_540b --slice v4:4x4x4 --forbid 'params/layers/w_*=*;x;*'
+  autoshard tune examples/train.py:train_8b --slice v5p:2x2x2 --choice remat=dots,full -o plans/train.json
   autoshard tune examples/llama.py:decode_8b --slice v5e:2x4 --hbm-limit 4.5 -o plans/lean.json
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs --trace step.json.gz
   autoshard tune model.py:decode_step --slice v5e:4x4 --inputs model.py:decode_inputs --compile-options search

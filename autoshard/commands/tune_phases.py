@@ -52,6 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError(
             "--shardings keep is of one target; phases have the shardings that planning finds, or --pin"
         )
+    if arguments.choice:
+        raise OptionError(
+            "--choice is of one target; phases have the choices that the functions have by default"
+        )
     names = unique_names([target.rpartition(":")[2] for target in arguments.target])
     if arguments.output is not None:
         for path in plan_paths(arguments.output, names):

@@ -32,6 +32,19 @@ def add_forbid(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Declare `--choice`."""
+    parser.add_argument(
+        "--choice",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,VALUE",
+        help="values of a keyword argument that changes the program but not its meaning, may be repeated: "
+        "remat=none,dots,full, microbatches=1,2,4; the plan has the best in the memory of the chips "
+        "(default: the choices that the decorator declares)",
+    )
+
+
 def add_hbm_limit(parser: argparse.ArgumentParser) -> None:
     """Declare `--hbm-limit`, which is given in GiB and kept in bytes."""
     parser.add_argument(

@@ -10,7 +10,7 @@ import autoshard
 from autoshard.calibration.calibrated import numbers_label
 from autoshard.cost.torus import TorusMesh
 from autoshard.errors import InfeasibleError
-from autoshard.mesh_search import pinned_problem
+from autoshard.mesh_solving import pinned_problem
 from autoshard.mesh_study import best_meshes, mesh_label
 from autoshard.phases.matching import Handed
 from autoshard.phases.phase import Phase

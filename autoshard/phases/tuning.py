@@ -13,9 +13,8 @@ from autoshard.phases.planning import run_phases
 from autoshard.phases.result import JointPlans
 from autoshard.progress import Progress
 from autoshard.search.planner import DEFAULT_GAP
-from autoshard.targets import load_target
+from autoshard.targets import load_target, target_of
 from autoshard.tune_options import LOCAL, Options, Refine
-from autoshard.tuning import target_of
 
 Function = Callable[..., Any]
 

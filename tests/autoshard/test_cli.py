@@ -242,7 +242,8 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         *("--trials", "7", "--storage", "sqlite:///t.db", "--time-limit", "2.5", "--seed", "11", "--quiet"),
         *("--pin", "params/wi=x;y,z", "--pin", "einsum:wi=;;x | *"),
         *("--compile-options", "search", "--option-trials", "5", "--shardings", "keep"),
-        *("--forbid", "params/wi=x;*", "--hbm-limit", "1.5", "--padding", "never"),
+        *("--forbid", "params/wi=x;*", "--hbm-limit", "1.5", "--choice", "remat=none,full"),
+        *("--padding", "never"),
     ]
     assert main([*TUNE, *options]) == 0
     (call,) = tuned
@@ -266,6 +267,7 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         "hbm_limit_bytes": 1.5 * 2**30,
         "forbid": ["params/wi=x;*"],
         "padding": "never",
+        "choices": {"remat": ("none", "full")},
         "profile": None,
     }
 

@@ -52,9 +52,10 @@ def study(
     trials: int = 16,
     wanted: int = 1,
     on_pruned: Callable[[str], None] = lambda _: None,
+    name: str = "s",
 ) -> list[Tried]:
     return best_meshes(
-        meshes, score, study_name="s", trials=trials, storage=storage, wanted=wanted, on_pruned=on_pruned
+        meshes, score, study_name=name, trials=trials, storage=storage, wanted=wanted, on_pruned=on_pruned
     )
 
 

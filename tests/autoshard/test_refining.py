@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import msgspec
 import pytest
 
-from autoshard import mesh_search, refinement, refining, topology
+from autoshard import mesh_solving, refinement, refining, topology
 from autoshard.compiled.worker import CompileResult, compile_all
 from autoshard.cost.torus import MeshAxis
 from autoshard.errors import InfeasibleError
@@ -243,7 +243,7 @@ def test_when_nothing_fits_the_search_is_repeated_with_more_memory_held_back(
         limits.append(limit_bytes)
         return planner.search_plans(problem, limit_bytes, **options)
 
-    monkeypatch.setattr(mesh_search, "search_plans", search_plans)
+    monkeypatch.setattr(mesh_solving, "search_plans", search_plans)
     rounds = _compiler(monkeypatch, 8 * 2**30, None)
     result, said = tune("v5e:2x2", refine="compile", top_k=2)
     assert len(rounds) == 2

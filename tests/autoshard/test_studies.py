@@ -1,5 +1,7 @@
 """Storages of studies: databases go to Optuna by their URL, journal files are opened here."""
 
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import optuna
 import pytest
 
 from autoshard.errors import AutoshardError
-from autoshard.studies import open_study
+from autoshard.studies import open_study, storage_of
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,33 @@ def test_the_url_of_a_database_goes_to_optuna_as_it_is(url: str, monkeypatch: py
     monkeypatch.setattr(optuna, "create_study", lambda **options: told.update(options))
     open_study("s", url)
     assert told == {"study_name": "s", "storage": url, "direction": "minimize", "load_if_exists": True}
+
+
+@pytest.mark.parametrize(
+    ("url", "missing", "remedy"),
+    [
+        ("postgresql://me@host/tune", "psycopg", r"pip install 'autoshard\[postgresql\]'"),
+        ("postgresql+psycopg://me@host/tune", "psycopg", r"pip install 'autoshard\[postgresql\]'"),
+        ("mysql+pymysql://me@host/tune", "pymysql", "install the database's driver for Python"),
+    ],
+)
+def test_a_missing_driver_is_named(
+    url: str, missing: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("psycopg", "psycopg2", "pymysql"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(AutoshardError, match=rf"needs a driver that is not installed .*{missing}.*{remedy}"):
+        open_study("s", url)
+
+
+@pytest.mark.parametrize(("found", "driver"), [(None, ""), (object(), "+psycopg")])
+def test_postgresql_is_spoken_to_by_psycopg_where_that_is_installed(
+    found: object, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: found)
+    assert storage_of("postgresql://me@host/tune") == f"postgresql{driver}://me@host/tune"
+    assert storage_of("postgresql+asyncpg://me@host/tune") == "postgresql+asyncpg://me@host/tune"
 
 
 def test_without_a_url_a_study_is_in_memory() -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 import autoshard
-from autoshard import mesh_search, tuning
+from autoshard import mesh_solving, tuning
 from autoshard.errors import CompileError, InfeasibleError, OptionError, SliceError, TargetError
 from autoshard.judged import Judged, rank
 from autoshard.plan import Plan
@@ -231,13 +231,13 @@ def test_surer_tiers_rank_first_and_the_disqualified_last() -> None:
 
 
 def test_ctrl_c_before_any_plan_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh_search, "search_plans", _interrupting_after(0))
+    monkeypatch.setattr(mesh_solving, "search_plans", _interrupting_after(0))
     with pytest.raises(KeyboardInterrupt):
         run()
 
 
 def test_ctrl_c_between_meshes_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh_search, "search_plans", _interrupting_after(1))
+    monkeypatch.setattr(mesh_solving, "search_plans", _interrupting_after(1))
     result = run(refine="auto")
     assert result.interrupted
     assert [axis.size for axis in result.plan.mesh_axes] == [8]

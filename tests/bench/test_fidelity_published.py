@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autoshard.cost.chips import chip
-from autoshard.mesh_search import Solved
+from autoshard.mesh_solving import Solved
 from bench import fidelity_orderings, fidelity_published, mtnlg, published_plans, refit
 from bench.fidelity_orderings import Pair, crossover, pairs_of
 from bench.fixed_plan import NOTHING, FixedPlan, Seconds, fix

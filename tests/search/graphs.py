@@ -139,8 +139,10 @@ class Sketch:
             equation=equation,
         )
 
-    def elementwise(self, primitive: str, *operands: int, linear: bool = False, name: str = "") -> int:
-        """All operands have the shape of the first."""
+    def elementwise(
+        self, primitive: str, *operands: int, linear: bool = False, name: str = "", stored: bool = False
+    ) -> int:
+        """All operands have the shape of the first; `stored` if it shows one of them in another form."""
         shape = self.values[operands[0]].shape
         factors = [Factor(size, FactorKind.PARALLEL) for size in shape]
         dims: Dims = tuple((i,) for i in range(len(shape)))
@@ -154,6 +156,7 @@ class Sketch:
             dims,
             name=name,
             linear=linear,
+            stored=stored,
         )
 
     def hand_over(self, source: int, name: str = "") -> int:

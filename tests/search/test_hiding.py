@@ -12,7 +12,7 @@ from autoshard.search.building import build_problem
 from autoshard.search.decisions import spell_out
 from autoshard.search.hiding import hidden_seconds
 from autoshard.search.problem import Edge, Problem
-from tests.search.graphs import feed_forward, labels_of, mesh_of, scanned_feed_forward
+from tests.search.graphs import Sketch, feed_forward, labels_of, mesh_of, scanned_feed_forward
 
 SHARE = 0.75
 
@@ -80,3 +80,16 @@ def test_a_plan_shows_what_is_hidden() -> None:
     assert gather.cost.hidden_seconds == pytest.approx(SHARE * min(seconds, beside))
     value = problem.network.value(decisions.labels)
     assert decisions.cost.seconds + problem.rest_seconds(decisions.labels) == pytest.approx(value)
+
+
+def test_a_weight_that_is_converted_on_the_way_hides_before_the_einsum_that_reads_it() -> None:
+    sketch = Sketch({"b": 4, "e": 8, "f": 16})
+    narrow = sketch.argument("w8", "ef")
+    weight = sketch.elementwise("convert_element_type", narrow, name="w", stored=True)
+    y = sketch.einsum("be,ef->bf", sketch.argument("x", "be"), weight, name="y")
+    problem = build_problem(sketch.graph(y), _mesh())
+    edges = [edge for edge in problem.edges if problem.graph.values[edge.value].name == "w8"]
+    assert [edge.beside is None for edge in edges] == [False]
+    assert edges[0].beside is not None
+    ideal = [float(each.cost.seconds.min()) for each in problem.variables if each.cost is not None]
+    assert edges[0].beside == pytest.approx(np.full(len(edges[0].target_layouts), sum(ideal)))

@@ -68,6 +68,21 @@ def test_a_gather_that_hides_begins_at_the_reader_before_its_own() -> None:
     assert _live(problem, labels) == [arguments + H + W, arguments + H + Y + W, arguments + Y, arguments + Y]
 
 
+def test_an_exchange_holds_its_blocks_beside_a_stored_operand() -> None:
+    problem = build_problem(feed_forward(), MESH)
+    plans = [labels_of(problem, x=[1], wi=[stored], h=[1], y=[1]) for stored in (0, 1)]  # h sums over e
+    plain, exchanged = (_live(problem, labels) for labels in plans)
+    # What arrives, and the blocks that are sent; the weight is stored by f and read by e.
+    assert [b - a for a, b in zip(plain, exchanged, strict=True)] == [2 * W / 2, 0, 0, 0]
+
+
+def test_an_exchange_of_what_is_made_holds_no_blocks() -> None:
+    problem = build_problem(feed_forward(), MESH)
+    plans = [labels_of(problem, h=[made], y=[1]) for made in (2, 0)]  # y reads h by f; it is made so, or by b
+    as_read, exchanged = (_live(problem, labels) for labels in plans)
+    assert exchanged[1] - as_read[1] == H / 2  # what arrives
+
+
 def test_an_open_sum_is_whole_until_it_is_scattered() -> None:
     problem = build_problem(two_readers(), MESH)
     labels = labels_of(problem, h=[1], h_out=[1], y1=[0], y2=[0])

@@ -10,7 +10,7 @@ import pytest
 from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.cost.slices import parse_slice
 from autoshard.cost.torus import native_mesh
-from autoshard.mesh_search import pinned_problem
+from autoshard.mesh_solving import pinned_problem
 from autoshard.phases.held import held_specs, pins_of
 from autoshard.phases.joint_search import Found, JointSearch, Links
 from autoshard.phases.phase import make_phases
