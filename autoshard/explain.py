@@ -17,6 +17,8 @@ from autoshard.cost.slices import parse_slice
 from autoshard.cost_records import cost_of, cost_of_totals
 from autoshard.coverage_records import Coverage
 from autoshard.errors import SliceError, UnknownChipError
+from autoshard.explain_compiled import CompilerOption, MemoryOrder, compiler_options, memory_orders
+from autoshard.fusion_hints import FusionHint, fusion_hints
 from autoshard.plan import Plan
 from autoshard.plan_records import (
     CollectiveRecord,
@@ -122,6 +124,8 @@ class Explanation:
     hbm_limit_bytes: int | None
     created_by: str
     versions: Versions
+    compiler_options: tuple[CompilerOption, ...]
+    memory_orders: tuple[MemoryOrder, ...]
     einsums: tuple[Operation, ...]
     tensors: tuple[Operation, ...]
     other_share: float
@@ -134,6 +138,7 @@ class Explanation:
     runners_up: tuple[RunnerUp, ...]
     combinations: tuple[CombinationRecord, ...]
     coverage: Coverage
+    hints: tuple[FusionHint, ...]
 
 
 def explain(plan: Plan) -> Explanation:
@@ -153,6 +158,8 @@ def explain(plan: Plan) -> Explanation:
         hbm_limit_bytes=plan.hbm_limit_bytes,
         created_by=plan.created_by,
         versions=plan.versions,
+        compiler_options=compiler_options(plan),
+        memory_orders=memory_orders(plan),
         einsums=einsums,
         tensors=tensors,
         other_share=max(0.0, 1.0 - sum(operation.share for operation in einsums + tensors)),
@@ -165,6 +172,7 @@ def explain(plan: Plan) -> Explanation:
         runners_up=plan.runners_up,
         combinations=plan.combinations,
         coverage=plan.coverage,
+        hints=fusion_hints(plan),
     )
 
 

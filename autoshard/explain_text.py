@@ -11,6 +11,8 @@ from autoshard.choices import combination_label
 from autoshard.cost.cost import Cost
 from autoshard.coverage_records import Coverage
 from autoshard.explain import Explanation, Memory, Operation, StepTime
+from autoshard.explain_compiled import option_lines, order_lines
+from autoshard.fusion_hints import hint_lines
 from autoshard.padding_text import padding_lines, padding_text
 from autoshard.plan_records import CombinationRecord, RunnerUp, Versions
 from autoshard.text_table import align
@@ -40,8 +42,11 @@ def to_text(explanation: Explanation) -> str:
         _parts(explanation.step_cost),
         _totals(explanation),
         _combinations(explanation.combinations),
+        option_lines(explanation.compiler_options),
+        order_lines(explanation.memory_orders),
         _runners_up(explanation.runners_up),
         _coverage(explanation.coverage),
+        hint_lines(explanation.hints),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 

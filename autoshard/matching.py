@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
-from autoshard.choices import choice_text
 from autoshard.errors import PlanMismatchError
+from autoshard.mending import mend_command
 from autoshard.name_patterns import expand_name
 from autoshard.plan import Plan
 from autoshard.plan_records import EinsumRecord, TensorRecord
@@ -21,20 +21,9 @@ def require_match(plan: Plan, traced: Traced) -> None:
 
 def mismatch(plan: Plan, difference: str) -> PlanMismatchError:
     """Return the error that names a difference and the command that mends it."""
-    target = plan.function.target or f"MODULE_OR_FILE:{plan.function.name}"
-    inputs = f" --inputs {plan.function.inputs}" if plan.function.inputs else ""
     return PlanMismatchError(
         f"the plan of `{plan.function.name}` does not fit: {difference}. "
-        f"Make it again with: autoshard tune {target}{inputs} --slice {plan.slice}{_choices(plan)} -o PLAN"
-    )
-
-
-def _choices(plan: Plan) -> str:
-    """The choices that the plan was tuned with, as arguments of the command."""
-    tried = [each.values for each in plan.combinations] or [plan.choices]
-    return "".join(
-        f" --choice {choice_text(name, list(dict.fromkeys(values[name] for values in tried)))}"
-        for name in plan.choices
+        f"Make it again with: {mend_command(plan)}"
     )
 
 

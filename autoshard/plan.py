@@ -22,6 +22,7 @@ from autoshard.plan_records import (
     EinsumRecord,
     Estimate,
     FunctionRecord,
+    FusionRecord,
     Measurement,
     Prediction,
     Record,
@@ -29,6 +30,7 @@ from autoshard.plan_records import (
     RunnerUp,
     SchemaRecord,
     TensorRecord,
+    TogetherRecord,
     Versions,
 )
 from autoshard.plan_shardings import shardings_tree
@@ -56,10 +58,12 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         hbm_limit_bytes: HBM per chip that the user allowed; None where it is what a chip has.
         choices: the values of the function's choices (`autoshard.choices`) that the plan was made with.
         combinations: what the model says of every combination of choices that was tried, fastest first.
+        together: the phases that were planned together with it; None for a plan by itself.
         arguments: the arrays of the positional arguments by path, in flat argument order.
         results: the arrays of the result by path, in flat order.
         einsums: the einsums in program order, copies of one in an unrolled program as one record.
         tensors: the constrained values that are no einsum, likewise.
+        fusions: groups of einsums that would be faster as one by the model.
         predicted: what the analytical model says.
         estimated: what the real compiler says; None where it did not run.
         measured: what the devices say; None where they were not there.
@@ -82,10 +86,12 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     hbm_limit_bytes: int | None = None
     choices: dict[str, str | int | bool | None] = {}
     combinations: tuple[CombinationRecord, ...] = ()
+    together: TogetherRecord | None = None
     arguments: dict[str, ArgumentRecord]
     results: dict[str, ResultRecord]
     einsums: tuple[EinsumRecord, ...]
     tensors: tuple[TensorRecord, ...]
+    fusions: tuple[FusionRecord, ...] = ()
     predicted: Prediction
     estimated: Estimate | None = None
     measured: Measurement | None = None

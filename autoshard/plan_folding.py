@@ -24,7 +24,17 @@ from autoshard.number_lists import parse_list, to_list
 
 _ARRAYS = ("arguments", "results")
 _OPERATIONS = ("einsums", "tensors")
-_OPTIONAL = ("compiler_options", "pins", "kept", "forbidden", "hbm_limit_bytes", "choices", "combinations")
+_OPTIONAL = (
+    "compiler_options",
+    "pins",
+    "kept",
+    "forbidden",
+    "hbm_limit_bytes",
+    "choices",
+    "combinations",
+    "together",
+    "fusions",
+)
 """Fields that are left out where they are empty."""
 _FEWEST = 3
 

@@ -47,7 +47,8 @@ class SchemaRecord(Record, frozen=True, kw_only=True):
 
     Version 2 has name patterns: entries that stand for several arrays or einsums. Version 1 is still read.
     Its revision 1 added the memory order of arrays and the parts of costs, revision 2 what the user forbade
-    and the memory that the user allowed, revision 3 choices of the model and the dims that are padded.
+    and the memory that the user allowed, revision 3 choices of the model, the einsums that could be one, the
+    dims that are padded, and with what a plan was made together.
     """
 
     version: int = 2
@@ -72,6 +73,34 @@ class FunctionRecord(Record, frozen=True, kw_only=True):
     fingerprint: str
     tree_in: str
     tree_out: str
+
+
+class PhaseRecord(Record, frozen=True, kw_only=True):
+    """One of several functions that were planned together, as in a `FunctionRecord`; `name` is unique."""
+
+    name: str
+    target: str | None = None
+    inputs: str | None = None
+
+
+class TogetherRecord(Record, frozen=True, kw_only=True):
+    """What the user asked of phases that were planned together (`autoshard.tune_phases`).
+
+    Attributes:
+        phases: the functions, in the order in which they run.
+        share: patterns of the arguments that lie alike in all of them.
+        handover: patterns of the arguments that are results of the phase before.
+        weights: how often each runs; None where the default holds.
+        pins: layouts that the user fixed, in any phase; the plan's own are also those that the phases need.
+        forbidden: axes that the user forbade, in any phase.
+    """
+
+    phases: tuple[PhaseRecord, ...]
+    share: tuple[str, ...] = ()
+    handover: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
+    pins: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
 
 
 class AxisRecord(Record, frozen=True, kw_only=True):
@@ -219,6 +248,33 @@ class TensorRecord(Record, frozen=True, kw_only=True):
     ici_seconds: float
     cost: CostRecord | None = None
     padding: tuple[PaddingRecord, ...] = ()
+
+
+class FusionRecord(Record, frozen=True, kw_only=True):
+    """Einsums that read one activation with weights of their own, and their time if they were one.
+
+    Times are of all executions in a step, collectives included.
+
+    Attributes:
+        einsums: names of their records in the plan.
+        reads: the activation.
+        seconds: predicted for the einsums as they are.
+        fused_seconds: predicted for the one einsum.
+        collective_seconds: the exposed collectives in `seconds`.
+        fused_collective_seconds: those in `fused_seconds`.
+        estimated_seconds: `seconds` with the einsums' own times from the compiler's schedule; None where it
+            did not run, or has none of them.
+        estimated_fused_seconds: `fused_seconds` likewise.
+    """
+
+    einsums: tuple[str, ...]
+    reads: str
+    seconds: float
+    fused_seconds: float
+    collective_seconds: float = 0.0
+    fused_collective_seconds: float = 0.0
+    estimated_seconds: float | None = None
+    estimated_fused_seconds: float | None = None
 
 
 class Prediction(Record, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from autoshard.cost.slices import Slice, parse_slice
 from autoshard.cost.torus import MeshAxis, TorusMesh
 from autoshard.errors import CompileError, PlanError
 from autoshard.matching import require_match
+from autoshard.mending import mend_command
 from autoshard.plan import Plan
 from autoshard.progress import Progress
 from autoshard.refinement import compile_limit_seconds
@@ -98,7 +99,7 @@ def _trace_of(plan: Plan, target_text: str, slice_: Slice, progress: Progress) -
     if result.text is None:
         raise CompileError(
             f"The plan of `{plan.function.name}` does not compile: {result.status}: {result.detail}. "
-            f"Make it again with: autoshard tune {target_text} --slice {plan.slice} -o PLAN"
+            f"Make it again with: {mend_command(plan)}"
         )
     axes = tuple(MeshAxis(a.name, a.size, a.torus_dim, a.stride) for a in plan.mesh_axes)
     return chrome_trace(result.text, TorusMesh(slice_, axes), plan.function.name)

@@ -28,6 +28,7 @@ from autoshard.plan_records import (
     CollectiveRecord,
     EinsumRecord,
     FunctionRecord,
+    FusionRecord,
     PaddingRecord,
     Prediction,
     ResultRecord,
@@ -36,6 +37,7 @@ from autoshard.plan_records import (
 )
 from autoshard.plan_shardings import structure_text
 from autoshard.search.decisions import Decisions, OpDecision, spell_out
+from autoshard.search.fusing import fusions
 from autoshard.search.graph import Graph, OpKind
 from autoshard.search.ordering import Spec
 from autoshard.search.planner import Candidate, Outcome
@@ -80,6 +82,7 @@ def make_plan(
         results=_results(traced, problem.graph, decisions, written),
         einsums=_einsums(decisions),
         tensors=_tensors(decisions),
+        fusions=_fusions(decisions),
         predicted=_prediction(traced, problem, candidate, outcome, decisions),
         versions=_versions(),
         coverage=coverage_record(problem.graph),
@@ -257,12 +260,27 @@ def _tensor(decision: OpDecision, pattern: str, graph: Graph, mesh: TorusMesh) -
     )
 
 
+def _fusions(decisions: Decisions) -> tuple[FusionRecord, ...]:
+    graph = decisions.problem.graph
+    return tuple(
+        FusionRecord(
+            einsums=tuple(name for member in each.members for name in _patterns(member, graph)),
+            reads=graph.value_label(each.activation),
+            seconds=each.seconds,
+            fused_seconds=each.fused_seconds,
+            collective_seconds=each.collective_seconds,
+            fused_collective_seconds=each.fused_collective_seconds,
+        )
+        for each in fusions(decisions)
+    )
+
+
 def _prediction(
     traced: Traced, problem: Problem, candidate: Candidate, outcome: Outcome, decisions: Decisions
 ) -> Prediction:
     chip = problem.mesh.slice.chip
     ops = decisions.ops
-    seconds = candidate.seconds + decisions.orders.permute_seconds
+    seconds = candidate.seconds - candidate.permute_seconds + decisions.orders.permute_seconds
     gap = max(0.0, seconds - outcome.bound_seconds) / seconds if seconds else 0.0
     return Prediction(
         seconds=seconds,
@@ -270,7 +288,7 @@ def _prediction(
         gap=gap,
         compute_seconds=sum(d.compute_seconds * d.executions for d in ops),
         hbm_seconds=sum(d.hbm_seconds * d.executions for d in ops),
-        ici_seconds=sum(d.ici_seconds * d.executions for d in ops) + decisions.orders.permute_seconds,
+        ici_seconds=sum(d.ici_seconds * d.executions for d in ops),
         exposed_ici_fraction=chip.exposed_ici_fraction,
         hbm_bytes_per_chip=round(candidate.peak.nbytes),
         hbm_by_kind={kind: round(nbytes) for kind, nbytes in candidate.peak.by_kind.items() if nbytes},

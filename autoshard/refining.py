@@ -21,6 +21,7 @@ from autoshard.compiled.worker import CompileResult, compile_all
 from autoshard.constraining import run_constrained
 from autoshard.cost.slices import Slice
 from autoshard.cost.torus import MeshAxis
+from autoshard.fusion_times import with_fusion_times
 from autoshard.host import host_memory_bytes
 from autoshard.judged import Judged, with_estimate, with_measurement
 from autoshard.memory_orders import insists_on_written
@@ -140,7 +141,9 @@ def compile_candidates(
     """
 
     def settle(index: int, result: CompileResult) -> None:
-        on_result(index, with_estimate(candidates[index], result))
+        judged = with_estimate(candidates[index], result)
+        plan = with_fusion_times(judged.plan, traced.equations, result.matmul_seconds)
+        on_result(index, replace(judged, plan=plan))
 
     compile_all(
         [_exported(traced, candidate, "tpu") for candidate in candidates],

@@ -19,7 +19,7 @@ from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.errors import NotWorthError, SearchError
 from autoshard.search.experience import Experience
-from autoshard.search.followers import fold_followers
+from autoshard.search.followers import Followers, fold_followers
 from autoshard.search.memory import MemoryModel, Peak
 from autoshard.search.problem import REST_PRICE, Problem
 from autoshard.search.solution import Solution
@@ -36,11 +36,14 @@ class Candidate:
         labels: Label of each variable of the problem.
         seconds: Predicted step time.
         peak: HBM per chip.
+        permute_seconds: The part of `seconds` for permutes of the orders of axes; 0 where these are not
+            chosen yet (`autoshard.search.ordering`).
     """
 
     labels: tuple[int, ...]
     seconds: float
     peak: Peak
+    permute_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class BudgetSearch:
 
     Attributes:
         problem: The decision problem.
+        gap: Relative distance to the optimum that is good enough.
         memory: What its plans need.
         followers: Its network with followers folded in.
         rows: The points of the program that were made constraints.
@@ -81,15 +85,19 @@ class BudgetSearch:
         most_nodes: int | None = None,
         worth_seconds: float = float("inf"),
         on_step: Callable[[str], None] = lambda _: None,
+        followers: Followers | None = None,
     ) -> None:
-        """Prepare `problem`; `most_nodes` is of each solve, else as `search_plans`."""
-        self.problem = problem
-        self.memory, self.followers = MemoryModel(problem), fold_followers(problem)
+        """Prepare `problem`; `most_nodes` is of each solve, else as `search_plans`.
+
+        `followers` are those of the problem, where they are known.
+        """
+        self.problem, self.gap = problem, gap
+        self.memory, self.followers = MemoryModel(problem), followers or fold_followers(problem)
         self.rows: list[BudgetRow] = []
         self.constants: list[float] = []
         self._points: dict[int, int] = {}
         self._most_nodes, self._worth_seconds = most_nodes, worth_seconds
-        self._gap, self._time_limit_seconds, self._on_step = gap, time_limit_seconds, on_step
+        self._time_limit_seconds, self._on_step = time_limit_seconds, on_step
         self.experience = Experience()
         self._found: list[tuple[float, Best]] = []
 
@@ -114,6 +122,20 @@ class BudgetSearch:
         self._found.append((limit_bytes, best))
         return best
 
+    def within(self, problem: Problem, followers: Followers) -> BudgetSearch:
+        """A search of another problem of the same program, which begins with the points that this one met."""
+        other = BudgetSearch(
+            problem,
+            gap=self.gap,
+            time_limit_seconds=self._time_limit_seconds,
+            most_nodes=self._most_nodes,
+            on_step=self._on_step,
+            followers=followers,
+        )
+        for point in self._points:
+            other.row(point)
+        return other
+
     def _within(self, limit_bytes: float) -> tuple[Solution, tuple[int, ...], Peak]:
         """The best solution that fits, its labels of all variables of the problem, and what it needs."""
         for _ in range(_MAX_ROWS + 1):
@@ -122,7 +144,7 @@ class BudgetSearch:
                 self.followers.network,
                 self.rows,
                 limits,
-                gap=self._gap,
+                gap=self.gap,
                 time_limit_seconds=self._time_limit_seconds,
                 experience=self.experience,
                 most_nodes=self._most_nodes,

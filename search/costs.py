@@ -96,7 +96,7 @@ def _einsum_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) -> Op
         *((value, result_layouts(op, codes, i)) for i, value in enumerate(op.results)),
     ]
     for value, layouts in tensors:
-        seconds += _access_seconds(graph, value, layouts, mesh)
+        seconds += access_seconds(graph, value, layouts, mesh)
     dtype = max((graph.values[v].dtype for v in op.operands), key=lambda name: -chip.peak(name))
     padded = _padded(op, shards, mesh)
     compute, _ = einsum_seconds(padded, np.zeros(len(codes)), dtype, chip)
@@ -127,7 +127,7 @@ def _role(kind: FactorKind, left: bool, right: bool) -> str:
     return "m" if left else "n"
 
 
-def _access_seconds(graph: Graph, index: int, layouts: Layouts, mesh: TorusMesh) -> Floats:
+def access_seconds(graph: Graph, index: int, layouts: Layouts, mesh: TorusMesh) -> Floats:
     """Time to read or write a value once: stored values from HBM, others where they live."""
     value, chip = graph.values[index], mesh.slice.chip
     fraction = local_fraction(layouts, mesh, value.shape)
@@ -149,14 +149,14 @@ def _moved_seconds(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh, fus
     for position, value in enumerate(op.results):
         known = graph.values[value]
         if fused.exists[value] and not known.free and not known.stored_bytes:
-            seconds += _access_seconds(graph, value, result_layouts(op, codes, position), mesh)
+            seconds += access_seconds(graph, value, result_layouts(op, codes, position), mesh)
     if op.primitive in _SPARSE_READERS:
         return seconds * 2
     for position, value in enumerate(op.operands):
         known = graph.values[value]
         read = (op.index, position) in fused.first_reads or not fuses(op)
         if read and not known.free and not (known.stored_bytes and views_stored(op, graph)):
-            seconds += _access_seconds(graph, value, operand_layouts(op, codes, position), mesh)
+            seconds += access_seconds(graph, value, operand_layouts(op, codes, position), mesh)
     return seconds
 
 

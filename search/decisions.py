@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from autoshard.cost.cost import Cost, op_cost
-from autoshard.cost.torus import DCN_DIM, TorusMesh
 from autoshard.search.candidates import result_layouts
 from autoshard.search.costs import OpCost
 from autoshard.search.graph import Op, OpKind
-from autoshard.search.movements import Layout, Movement, movements_on, owner_of
-from autoshard.search.ordering import Axes, Orders, Spec, unreduced_axes
+from autoshard.search.movements import Layout, Movement, movements_on, owner_of, permutes_on
+from autoshard.search.ordering import Orders, Spec, unreduced_axes
 from autoshard.search.padded import Padded, factor_names, padded_dims
+from autoshard.search.places import Axes
 from autoshard.search.problem import Edge, Problem, has_unreduced
 from autoshard.search.stages import closing, stages
 
@@ -92,9 +93,8 @@ class Decisions:
 
     @property
     def cost(self) -> Cost:
-        """The whole step: all executions of all ops, and the permutes that the orders of axes need."""
-        permutes = _permute_cost(self.orders.permute_seconds, self.problem.mesh)
-        return sum((decision.executions * decision.cost for decision in self.ops), permutes)
+        """The whole step: all executions of all ops."""
+        return sum((decision.executions * decision.cost for decision in self.ops), Cost())
 
     def spec_of_value(self, value: int) -> Spec:
         """Spec of an argument, result or loop slot; free values are replicated."""
@@ -121,15 +121,17 @@ class _Speller:
         self.reads: dict[int, list[Edge]] = {}
         self.movements: dict[int, list[Movement]] = {}
         self.moved: set[int] = set()
-        for edge in problem.edges:
+        permutes = {number: list(found) for number, found in groupby(self.orders.permutes, lambda p: p.edge)}
+        for number, edge in enumerate(problem.edges):
             self.reads.setdefault(edge.held, []).append(edge)
             have, want = self.layouts_on(edge)
-            if (have != want).any():
+            if (have != want).any() or number in permutes:
                 self.moved |= {edge.held, edge.value}
                 owner = owner_of(problem, edge)
                 share = edge.trips / (problem.graph.ops[owner].trips * len(self.copies[owner]))
                 beside = 0.0 if edge.beside is None else float(edge.beside[labels[edge.target]])
                 found = movements_on(problem, edge, have, want, share, beside)
+                found += permutes_on(problem, edge, permutes.get(number, ()), share)
                 self.movements.setdefault(owner, []).extend(found)
 
     def layouts_on(self, edge: Edge) -> tuple[Layout, Layout]:
@@ -268,13 +270,6 @@ def _own_cost(cost: OpCost, label: int) -> Cost:
     """The cost of an op under one of its strategies; what exceeds compute and HBM is latency."""
     compute, hbm = float(cost.compute_seconds[label]), float(cost.hbm_seconds[label])
     return op_cost(compute, hbm, cost.launch_seconds, cost.serial_fraction)
-
-
-def _permute_cost(seconds: float, mesh: TorusMesh) -> Cost:
-    """Permutes over all axes, priced as one number: over DCN where there are several slices, else ICI."""
-    if any(axis.torus_dim == DCN_DIM for axis in mesh.axes):
-        return Cost(dcn_seconds=seconds)
-    return Cost(ici_seconds={",".join(mesh.names): seconds})
 
 
 def _copies(problem: Problem) -> dict[int, tuple[int, ...]]:

@@ -188,6 +188,11 @@ class Graph:
     constants: tuple[int, ...]
     equations: int
 
+    def value_label(self, value: int) -> str:
+        """The name of a value, or that of the op that makes it."""
+        known = self.values[value]
+        return known.name or (self.ops[known.producer].name if known.producer >= 0 else "")
+
     @property
     def einsums(self) -> tuple[Op, ...]:
         """The contractions, in program order."""

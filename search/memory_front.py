@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from autoshard.search.budget_search import Best, BudgetSearch, Candidate
 from autoshard.search.errors import BudgetError, TimeLimitError
 from autoshard.search.least_memory import LeastMemory, least_memory
+from autoshard.search.order_search import best_with_permutes
 from autoshard.search.planner import runners_up
 from autoshard.search.problem import Problem
 
@@ -118,7 +119,8 @@ class MemoryFront:
             if self._bounds[number] >= fastest:
                 continue
             try:
-                found = self._searches[number].best(limit_bytes)
+                search = self._searches[number]
+                found = best_with_permutes(search, search.best(limit_bytes), limit_bytes)
             except BudgetError as raised:
                 self._bounds[number], error = float("inf"), raised
                 continue

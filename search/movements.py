@@ -6,17 +6,20 @@ the einsum that made it, else the op at the edge.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from autoshard.cost.collectives import Kind, stage_laws
 from autoshard.cost.cost import Cost, collective_cost
 from autoshard.cost.layouts import local_fraction
 from autoshard.cost.reshard import reshard_collectives
 from autoshard.cost.torus import TorusMesh
 from autoshard.search.graph import OpKind
 from autoshard.search.hiding import hidden_seconds
+from autoshard.search.ordering import Permute
 from autoshard.search.problem import Edge, Problem, copies
 
 Layout = npt.NDArray[np.int8]
@@ -59,7 +62,7 @@ def movements_on(
         beside_seconds: Work beside which it may run (`autoshard.search.hiding`).
     """
     value = problem.graph.values[edge.value]
-    label = value.name or (problem.graph.ops[value.producer].name if value.producer >= 0 else "")
+    label = problem.graph.value_label(edge.value)
     mesh = problem.mesh
     collectives = reshard_collectives(have, want, value.nbytes, mesh, value.shape)
     costs = _partly_hidden([collective_cost(c, mesh) for c in collectives], have, want, beside_seconds, mesh)
@@ -73,6 +76,32 @@ def movements_on(
         changed = tuple(name for name, a, b in zip(mesh.names, have, want, strict=True) if a != b)
         found.append(Movement(COPY, changed, local_bytes * share, Cost(hbm_seconds=copied * share), label))
     return found
+
+
+def permutes_on(problem: Problem, edge: Edge, permutes: Sequence[Permute], share: float) -> list[Movement]:
+    """The permutes on an edge; arguments as of `movements_on`."""
+    label, mesh = problem.graph.value_label(edge.value), problem.mesh
+    return [
+        Movement(
+            str(Kind.COLLECTIVE_PERMUTE),
+            tuple(mesh.names[axis] for axis in each.axes),
+            each.bytes_per_chip * share,
+            share * _permute_cost(each, mesh),
+            label,
+        )
+        for each in permutes
+    ]
+
+
+def _permute_cost(permute: Permute, mesh: TorusMesh) -> Cost:
+    """What `Orders` prices a permute at, by its parts: over all axes, of which nothing is hidden."""
+    on_slice, across = stage_laws(Kind.COLLECTIVE_PERMUTE, tuple(range(len(mesh.axes))), mesh)
+    ici = permute.bytes_per_chip * on_slice.seconds_per_byte
+    return Cost(
+        ici_seconds={",".join(mesh.names): ici},
+        dcn_seconds=permute.bytes_per_chip * across.seconds_per_byte,
+        latency_seconds=on_slice.latency_seconds + across.latency_seconds,
+    )
 
 
 def _partly_hidden(

@@ -19,26 +19,35 @@ import numpy.typing as npt
 
 from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.cost.layouts import UNREDUCED, local_fraction
-from autoshard.search.graph import Dims, Op
+from autoshard.search.graph import Op
 from autoshard.search.network import Network
-from autoshard.search.problem import Edge, Problem, VariableKind
+from autoshard.search.places import Axes, Place, Places, axes_by_part
+from autoshard.search.problem import Edge, Problem
 from autoshard.search.solver import solve
 
 Floats = npt.NDArray[np.float64]
-Axes = tuple[int, ...]
 Spec = tuple[Axes, ...]
 """For each dim of a tensor its mesh axes (as indices), major first."""
 
 
+_Orders = dict[Place, Axes]
+
+
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where axes meet: factor `part` of an op variable, or canonical dim `part` of a layout variable."""
+class Permute:
+    """A permute that the best orders of a plan still need, on an edge.
 
-    variable: int
-    part: int
+    Attributes:
+        edge: Position of the edge in `Problem.edges`.
+        axes: The axes whose order changes.
+        bytes_per_chip: What each chip sends, each of the edge's trips.
+        seconds: Time of one.
+    """
 
-
-_Orders = dict[_Place, Axes]
+    edge: int
+    axes: Axes
+    bytes_per_chip: float
+    seconds: float
 
 
 def orders_of(problem: Problem, specs: Mapping[int, Spec]) -> dict[tuple[int, int], Axes]:
@@ -60,77 +69,53 @@ class Orders:
 
     Attributes:
         permute_seconds: Time per step of the permutes that the best orders still need.
+        permutes: These permutes, one for each dim that needs one.
     """
 
     def __init__(self, problem: Problem, labels: Sequence[int]) -> None:
         """Choose the orders for the plan given by `labels`."""
-        self._problem, self._labels = problem, labels
+        self._problem, self._labels, self._places = problem, labels, Places(problem)
+        self._held = [
+            axes_by_part(variable.codes[label])
+            for variable, label in zip(problem.variables, labels, strict=True)
+        ]
         self._chosen: _Orders = {}
         self.permute_seconds = 0.0
+        self._domains: dict[Place, list[Axes]] = {}
         self._choose()
+        self.permutes = tuple(self._needed())
 
     def spec_of_operand(self, op: Op, position: int) -> Spec:
         """Ordered axes of each dim of an operand as the op's strategy wants it."""
-        return self._spec(self._op_places(op, op.operand_dims[position]))
+        return self._spec(self._places.op(op, op.operand_dims[position]))
 
     def spec_of_result(self, op: Op, position: int) -> Spec:
         """Ordered axes of each dim of a result as the op's strategy leaves it."""
-        return self._spec(self._op_places(op, op.result_dims[position]))
+        return self._spec(self._places.op(op, op.result_dims[position]))
 
     def spec_of_value(self, value: int) -> Spec:
         """Ordered axes of each dim of an anchored value."""
-        return self._spec(self._value_places(value))
+        return self._spec(self._places.value(value))
 
-    def _spec(self, dims: Sequence[Sequence[_Place]]) -> Spec:
+    def _spec(self, dims: Sequence[Sequence[Place]]) -> Spec:
         return tuple(self._axes(places, self._chosen) for places in dims)
 
-    def _axes(self, places: Sequence[_Place], orders: _Orders) -> Axes:
+    def _axes(self, places: Sequence[Place], orders: _Orders) -> Axes:
         """The axes of one dim, major first, under some orders; mesh order where there is none."""
         return tuple(axis for place in places for axis in orders.get(place) or self._axes_at(place))
 
-    def _axes_at(self, place: _Place) -> Axes:
+    def _axes_at(self, place: Place) -> Axes:
         """The axes at a place in mesh order."""
-        code = self._problem.variables[place.variable].codes[self._labels[place.variable]]
-        return tuple(int(axis) for axis in np.flatnonzero(code == place.part))
-
-    # The places behind each dim of a tensor.
-
-    def _op_places(self, op: Op, dims: Dims) -> list[list[_Place]]:
-        variable = self._problem.op_variable[op.index]
-        return [[_Place(variable, factor) for factor in dim] for dim in dims]
-
-    def _value_places(self, value: int) -> list[list[_Place]]:
-        problem = self._problem
-        variable = problem.value_variable[value]
-        rank = len(problem.graph.values[value].shape)
-        dims = problem.classes[value].dims[value] if value in problem.classes else range(rank)
-        places: list[list[_Place]] = [[] for _ in range(rank)]
-        for canonical, dim in enumerate(dims):
-            places[dim] = [_Place(variable, canonical)]
-        return places
-
-    def _source_places(self, edge: Edge) -> list[list[_Place]]:
-        variable = self._problem.variables[edge.source]
-        if variable.kind is VariableKind.LAYOUT:
-            return self._value_places(edge.held)
-        op = self._problem.graph.ops[variable.subject]
-        return self._op_places(op, op.result_dims[op.results.index(edge.held)])
-
-    def _target_places(self, edge: Edge) -> list[list[_Place]]:
-        variable = self._problem.variables[edge.target]
-        if variable.kind is VariableKind.LAYOUT:
-            return self._value_places(edge.value)
-        op = self._problem.graph.ops[variable.subject]
-        return self._op_places(op, op.operand_dims[edge.position])
+        return self._held[place.variable].get(place.part, ())
 
     # The network of orders.
 
     def _choose(self) -> None:
         network = Network()
-        domains = {place: self._possible(place) for place in self._crowded()}
+        self._domains = domains = {place: self._possible(place) for place in self._crowded()}
         numbers = {place: network.add_variable(len(orders), str(place)) for place, orders in domains.items()}
         for edge in self._problem.edges:
-            for places, cost in self._mismatches(edge, domains):
+            for places, cost in self._mismatches(edge):
                 if len(places) == 1:
                     network.add_unary(numbers[places[0]], cost)
                 else:
@@ -141,60 +126,78 @@ class Orders:
             labels = dict(zip(domains, solution.labels, strict=True))
             self._chosen = {place: orders[labels[place]] for place, orders in domains.items()}
 
-    def _possible(self, place: _Place) -> list[Axes]:
+    def _possible(self, place: Place) -> list[Axes]:
         """The orders that the axes at a place may have: one where the user fixed it."""
         fixed = self._problem.orders.get((place.variable, place.part))
         return list(itertools.permutations(self._axes_at(place))) if fixed is None else [fixed]
 
-    def _crowded(self) -> list[_Place]:
+    def _crowded(self) -> list[Place]:
         """The places with two or more axes."""
-        found = []
-        for number, variable in enumerate(self._problem.variables):
-            parts, counts = np.unique(variable.codes[self._labels[number]], return_counts=True)
-            found += [_Place(number, int(part)) for part in parts[(parts >= 0) & (counts > 1)]]
-        return found
+        return [
+            Place(number, part)
+            for number, held in enumerate(self._held)
+            for part in sorted(held)
+            if len(held[part]) > 1
+        ]
 
-    def _mismatches(
-        self, edge: Edge, domains: dict[_Place, list[Axes]]
-    ) -> Iterator[tuple[list[_Place], Floats]]:
-        """For each dim the places that decide and the time of permutes under each of their orders.
+    def _meetings(self, edge: Edge) -> Iterator[tuple[list[Place], list[Place], list[Place]]]:
+        """For each dim on an edge the places that decide, and all at its source and at its target.
 
         More than two orders meet in one dim only where merged dims meet; these are left as they fall.
         """
-        source, target = self._source_places(edge), self._target_places(edge)
-        for have, want in zip(source, target, strict=True):
-            places = list(dict.fromkeys(place for place in (*have, *want) if place in domains))
+        for have, want in zip(self._places.source(edge), self._places.target(edge), strict=True):
+            places = list(dict.fromkeys(place for place in (*have, *want) if place in self._domains))
             if len(places) in (1, 2):
-                options = [domains[place] for place in places]
-                cost = np.array(
-                    [
-                        self._permutes(edge, have, want, dict(zip(places, orders, strict=True)))
-                        for orders in itertools.product(*options)
-                    ],
-                    dtype=np.float64,
-                )
-                yield places, cost.reshape([len(option) for option in options]) * self._price(edge)
+                yield places, have, want
 
-    def _permutes(self, edge: Edge, have: Sequence[_Place], want: Sequence[_Place], orders: _Orders) -> bool:
+    def _mismatches(self, edge: Edge) -> Iterator[tuple[list[Place], Floats]]:
+        """For each dim the places that decide and the time of permutes under each of their orders."""
+        for places, have, want in self._meetings(edge):
+            options, present = [self._domains[place] for place in places], self._present(edge)
+            cost = np.array(
+                [
+                    self._permutes(have, want, dict(zip(places, orders, strict=True)), present)
+                    for orders in itertools.product(*options)
+                ],
+                dtype=np.float64,
+            )
+            yield places, cost.reshape([len(option) for option in options]) * self._price(edge)
+
+    def _needed(self) -> Iterator[Permute]:
+        """The permutes under the chosen orders."""
+        for number, edge in enumerate(self._problem.edges):
+            for _, have, want in self._meetings(edge):
+                present = self._present(edge)
+                if self._permutes(have, want, self._chosen, present):
+                    axes = permuted(self._axes(have, self._chosen), self._axes(want, self._chosen), present)
+                    yield Permute(number, axes, self._local_bytes(edge), self._price(edge) / edge.trips)
+
+    def _permutes(self, have: Sequence[Place], want: Sequence[Place], orders: _Orders, present: Axes) -> bool:
         """Whether one dim needs a permute under some orders."""
-        layout = edge.source_layouts[self._labels[edge.source]]
-        present = {int(axis) for axis in np.flatnonzero(layout >= 0)}
-        return not _compatible(self._axes(have, orders), self._axes(want, orders), present)
+        return not compatible(self._axes(have, orders), self._axes(want, orders), present)
+
+    def _present(self, edge: Edge) -> Axes:
+        """The axes that shard what is on an edge at its source."""
+        layout = edge.source_layouts[self._labels[edge.source]].tolist()
+        return tuple(axis for axis, dim in enumerate(layout) if dim >= 0)
 
     def _price(self, edge: Edge) -> float:
         """Time per step of permuting the smaller local part of what is on an edge."""
+        axes = tuple(range(len(self._problem.mesh.axes)))
+        nbytes = self._local_bytes(edge)
+        return edge.trips * collective_seconds(Kind.COLLECTIVE_PERMUTE, nbytes, axes, self._problem.mesh)
+
+    def _local_bytes(self, edge: Edge) -> float:
+        """Bytes of the smaller local part of what is on an edge."""
         mesh = self._problem.mesh
         have = edge.source_layouts[self._labels[edge.source]]
         want = edge.target_layouts[self._labels[edge.target]]
         value = self._problem.graph.values[edge.value]
-        fraction = float(local_fraction(np.stack([have, want]), mesh, value.shape).min())
-        local_bytes = value.nbytes * fraction
-        axes = tuple(range(len(mesh.axes)))
-        return edge.trips * collective_seconds(Kind.COLLECTIVE_PERMUTE, local_bytes, axes, mesh)
+        return value.nbytes * float(local_fraction(np.stack([have, want]), mesh, value.shape).min())
 
 
-def _compatible(have: Axes, want: Axes, present: Collection[int]) -> bool:
-    """Whether one collective per change is enough.
+def compatible(have: Axes, want: Axes, present: Collection[int]) -> bool:
+    """Whether one collective per change of a dim is enough, so that nothing need be permuted.
 
     That is so when the axes that stay are the major ones, in the same order, on both sides.  New axes follow
     in the order in which they come: first those that shard nothing before, then those that come from another
@@ -203,6 +206,25 @@ def _compatible(have: Axes, want: Axes, present: Collection[int]) -> bool:
     kept = tuple(axis for axis in have if axis in want)
     arrival = [axis in present for axis in want[len(kept) :]]
     return have[: len(kept)] == kept and want[: len(kept)] == kept and arrival == sorted(arrival)
+
+
+def permuted(have: Axes, want: Axes, present: Collection[int]) -> Axes:
+    """The axes that a permute reorders where two orders are not `compatible`.
+
+    First those of `have`, until the ones that stay are its major ones as `want` has them; then those of
+    `want`, where new axes do not come in the order in which they arrive.
+    """
+    kept = tuple(axis for axis in want if axis in have)
+    first = (*kept, *(axis for axis in have if axis not in kept))
+    new = sorted((axis for axis in want if axis not in kept), key=lambda axis: axis in present)
+    changed = {*_between(have, first), *_between((*kept, *new), want)}
+    return tuple(sorted(changed))
+
+
+def _between(order: Axes, other: Axes) -> Axes:
+    """The axes from the first to the last place at which two orders of the same axes differ."""
+    differing = [place for place, pair in enumerate(zip(order, other, strict=True)) if pair[0] != pair[1]]
+    return order[differing[0] : differing[-1] + 1] if differing else ()
 
 
 def unreduced_axes(layout: npt.NDArray[np.int8]) -> Axes:

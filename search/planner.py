@@ -14,11 +14,13 @@ import numpy as np
 
 from autoshard.cost.reshard import reshard_collectives
 from autoshard.search.budget_rows import BudgetRow, priced
-from autoshard.search.budget_search import Best, BudgetSearch, step_seconds
+from autoshard.search.budget_search import Best, BudgetSearch
 from autoshard.search.budget_search import Candidate as Candidate
 from autoshard.search.candidates import factor_shards
 from autoshard.search.diversity import HEAVY, distinct_solutions, heavy_einsums
+from autoshard.search.errors import NotWorthError
 from autoshard.search.network import Network
+from autoshard.search.order_search import best_with_permutes, with_permutes
 from autoshard.search.problem import Problem
 
 DEFAULT_GAP = 0.01
@@ -75,10 +77,25 @@ def search_plans(
     search = BudgetSearch(
         problem, gap=gap, time_limit_seconds=time_limit_seconds, worth_seconds=worth_seconds, on_step=on_step
     )
-    best = search.best(limit_bytes)
-    others = runners_up(search, best, limit_bytes, top_k - 1)
-    candidates = sorted((best.candidate, *others), key=lambda candidate: candidate.seconds)
-    return Outcome(tuple(candidates), min(best.bound_seconds, candidates[0].seconds), best.method)
+    layouts = search.best(limit_bytes)
+    best = best_with_permutes(search, layouts, limit_bytes)
+    if best.bound_seconds > worth_seconds:
+        raise NotWorthError(best.bound_seconds, worth_seconds)
+    others = runners_up(search, layouts, limit_bytes, top_k - 1)
+    candidates = _first(
+        search, (best.candidate, with_permutes(search, layouts.candidate.labels), *others), top_k
+    )
+    return Outcome(candidates, min(best.bound_seconds, candidates[0].seconds), best.method)
+
+
+def _first(search: BudgetSearch, candidates: Sequence[Candidate], count: int) -> tuple[Candidate, ...]:
+    """The fastest of some candidates that differ in what they do."""
+    ranked = sorted(candidates, key=lambda candidate: candidate.seconds)
+    notable = _NOTABLE * ranked[0].seconds
+    kept: dict[Hashable, Candidate] = {}
+    for candidate in ranked:
+        kept.setdefault(signature(search.problem, candidate.labels, notable), candidate)
+    return tuple(kept.values())[:count]
 
 
 def _priced_networks(network: Network, rows: Sequence[BudgetRow], prices: Sequence[float]) -> list[Network]:
@@ -108,7 +125,7 @@ def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int)
             if mark in seen or peak.nbytes > limit_bytes:
                 continue
             seen.add(mark)
-            found.append(Candidate(labels, step_seconds(problem, labels), peak))
+            found.append(with_permutes(search, labels))
         if len(found) >= count:
             break
     return sorted(found, key=lambda c: c.seconds)[:count]

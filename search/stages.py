@@ -8,7 +8,8 @@ them: close open sums and slice, move axes between dims, then gather dim by dim.
 
 from __future__ import annotations
 
-from autoshard.search.ordering import Axes, Spec
+from autoshard.search.ordering import Spec
+from autoshard.search.places import Axes
 
 
 def stages(have: Spec, want: Spec, open_axes: Axes = ()) -> tuple[Spec, ...]:

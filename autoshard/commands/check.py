@@ -12,6 +12,7 @@ from contextlib import suppress
 from autoshard.commands.command import DIFFERENT, ERROR, OK, Command, add_format
 from autoshard.commands.virtual_devices import give_devices
 from autoshard.errors import AutoshardError
+from autoshard.mending import mend_command
 from autoshard.plan import load_plan
 
 
@@ -50,13 +51,15 @@ def _check(path: str) -> tuple[dict[str, object], int]:
     from autoshard.checking import check_plan
 
     try:
-        differences: Sequence[str] = [str(difference) for difference in check_plan(load_plan(path))]
+        plan = load_plan(path)
+        differences: Sequence[str] = [str(difference) for difference in check_plan(plan)]
     except AutoshardError as error:
         message = str(error)
         named = message if message.startswith(path) else f"{path}: {message}"
         return {"plan": path, "state": "error", "error": named}, ERROR
     if differences:
-        return {"plan": path, "state": "stale", "differences": differences}, DIFFERENT
+        mend = mend_command(plan, path)
+        return {"plan": path, "state": "stale", "differences": differences, "mend": mend}, DIFFERENT
     return {"plan": path, "state": "fresh"}, OK
 
 
@@ -68,6 +71,8 @@ def _print(verdict: dict[str, object]) -> None:
     differences = verdict.get("differences", ())
     for difference in differences if isinstance(differences, list) else ():
         print(f"    {difference}")
+    if "mend" in verdict:
+        print(f"    make it again with: {verdict['mend']}")
 
 
 COMMAND = Command(

@@ -24,7 +24,7 @@ Transformer steps; what is true by default on every generation is only ever swit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from autoshard.cost.slices import Slice
@@ -43,10 +43,12 @@ class OptionChoice:
     Attributes:
         options: their names; the first names the choice.
         values: the values, ours first; None leaves the options to the compiler.
+        purpose: what the options decide, in one line.
     """
 
     options: tuple[str, ...]
     values: tuple[str | None, ...]
+    purpose: str = ""
 
     @property
     def name(self) -> str:
@@ -54,28 +56,53 @@ class OptionChoice:
         return self.options[0]
 
 
-_VMEM_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
-_WINDOWS = OptionChoice(("xla_jf_spmd_threshold_for_windowed_einsum_mib",), (_NEVER_MIB, None))
+_VMEM_LIMIT = OptionChoice(
+    ("xla_tpu_scoped_vmem_limit_kib",), (None,), "on-chip memory that one fused op may use, KiB"
+)
+_WINDOWS = OptionChoice(
+    ("xla_jf_spmd_threshold_for_windowed_einsum_mib",),
+    (_NEVER_MIB, None),
+    "MiB from which an einsum becomes a loop of partial einsums between permutes",
+)
 _FUSED_GATHERS = "xla_tpu_enable_async_collective_fusion_fuse_all_gather"
 _OFFLOADED_GATHERS = (
     "xla_tpu_enable_sparse_core_collective_offload_all_gather",
     "xla_tpu_enable_sparse_core_collective_offload_2d_all_gather",
 )
 
+_BESIDE = "whether gathers run beside other work"
+_ON_SPARSE_CORE = "whether gathers run on the SparseCores, beside other work"
+
 _GATHERS = {
-    "v4": OptionChoice(("xla_enable_async_all_gather",), ("true", None)),
-    "v5e": OptionChoice((_FUSED_GATHERS,), (None, "false")),
-    "v5p": OptionChoice(_OFFLOADED_GATHERS, (None, "true")),
-    "v6e": OptionChoice(_OFFLOADED_GATHERS, ("true", "false")),
-    "tpu7x": OptionChoice(_OFFLOADED_GATHERS, (None, "false")),
+    "v4": OptionChoice(("xla_enable_async_all_gather",), ("true", None), _BESIDE),
+    "v5e": OptionChoice((_FUSED_GATHERS,), (None, "false"), _BESIDE),
+    "v5p": OptionChoice(_OFFLOADED_GATHERS, (None, "true"), _ON_SPARSE_CORE),
+    "v6e": OptionChoice(_OFFLOADED_GATHERS, ("true", "false"), _ON_SPARSE_CORE),
+    "tpu7x": OptionChoice(_OFFLOADED_GATHERS, (None, "false"), _ON_SPARSE_CORE),
 }
 """Per chip, what decides whether gathers run beside other work; ours first."""
 
 _SCHEDULE = (
-    OptionChoice(("xla_tpu_enable_async_collective_fusion_multiple_steps",), (None, "false")),
-    OptionChoice(("xla_tpu_enable_latency_hiding_scheduler",), (None, "false")),
-    OptionChoice(("xla_tpu_enable_all_reduce_scatter_fusion",), (None, "false")),
-    OptionChoice(("xla_tpu_overlap_compute_collective_tc",), (None, "false")),
+    OptionChoice(
+        ("xla_tpu_enable_async_collective_fusion_multiple_steps",),
+        (None, "false"),
+        "whether a collective may run beside several fused ops",
+    ),
+    OptionChoice(
+        ("xla_tpu_enable_latency_hiding_scheduler",),
+        (None, "false"),
+        "whether the schedule is made so that collectives hide behind compute",
+    ),
+    OptionChoice(
+        ("xla_tpu_enable_all_reduce_scatter_fusion",),
+        (None, "false"),
+        "whether an all-reduce whose result is sliced becomes a reduce-scatter",
+    ),
+    OptionChoice(
+        ("xla_tpu_overlap_compute_collective_tc",),
+        (None, "false"),
+        "whether compute and collectives of the TensorCore overlap",
+    ),
 )
 
 
@@ -93,7 +120,7 @@ def searched_choices(slice_: Slice) -> tuple[OptionChoice, ...]:
     The compiler keeps 64 KiB of a core's VMEM, and only logs an error where more is asked for.
     """
     limits = [kib for kib in (65536, 98304, 32768) if kib < slice_.chip.vmem_bytes / 2**10]
-    memory = OptionChoice((_VMEM_LIMIT,), (None, *map(str, limits)))
+    memory = replace(_VMEM_LIMIT, values=(*_VMEM_LIMIT.values, *map(str, limits)))
     return (*([memory] if limits else []), _WINDOWS, *_gathers(slice_), *_SCHEDULE)
 
 
@@ -110,6 +137,12 @@ def options_of(choices: Sequence[OptionChoice], values: Sequence[str | None]) ->
         if value is not None
         for option in choice.options
     }
+
+
+def purpose_of(option: str) -> str | None:
+    """Return what an option decides, in one line; None where this version does not know it."""
+    known = (_VMEM_LIMIT, _WINDOWS, *_GATHERS.values(), *_SCHEDULE)
+    return next((choice.purpose for choice in known if option in choice.options), None)
 
 
 def describe_options(options: Mapping[str, str], default: Mapping[str, str]) -> str:

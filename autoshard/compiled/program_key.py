@@ -5,6 +5,8 @@ bytes of an exported program are no good for it: every operation's location hold
 calls, down to the script, the test or the notebook that asked for the plan. So the program is hashed as
 StableHLO text in which each location keeps its name and the frames inside of autoshard's first one: the
 model's own lines and those of the libraries that it calls. They count, as the compiler's answer has them.
+The slices that JAX puts around the body of a loop are functions that it traces once in a process: their
+locations are those of whoever first lowered a loop over such arrays, so inside of them no frame counts.
 
 Grammar of locations: https://mlir.llvm.org/docs/Dialects/Builtin/#location-attributes.
 """
@@ -31,6 +33,12 @@ _MACHINERY = f'"{Path(__file__).resolve().parents[1]}/'
 _DEFINITION = re.compile(r"^#(loc\d*) = loc\((.*)\)$\n?", re.MULTILINE)
 _REFERENCE = re.compile(r"#(loc\d*)\b")
 _CALL_SITE = re.compile(r"callsite\(#loc\d* at #loc\d*\)")
+_PRIVATE_FUNCTION = re.compile(
+    r"^  func\.func private .*?(?=^  \} loc\(#(loc\d*)\)$)", re.MULTILINE | re.DOTALL
+)
+_DEFINED_IN = re.compile(r'"jit:"\(#(loc\d*)\)')
+_AROUND_A_BODY = re.compile(r'"(?:[^"]*/)?while/(?:body|cond)/jit"\(')
+"""The place of a function that is called in a loop, but by none of its equations."""
 _DIGEST_DIGITS = 32
 _PACKAGES = ("jax", "jaxlib", "libtpu", "libtpu-nightly")
 _COMPILER_PREFIXES = ("JAX_", "LIBTPU_", "TPU_", "XLA_")
@@ -86,7 +94,18 @@ def without_callers(text: str) -> str:
     known: dict[str, _Location] = {}
     digests = {name: _located(name, definitions, known).digest for name in definitions}
     body = _DEFINITION.sub("", text)
+    body = _PRIVATE_FUNCTION.sub(lambda match: _without_frames(match, definitions), body)
     return _REFERENCE.sub(lambda match: digests.get(match[1], match[0]), body)
+
+
+def _without_frames(function: re.Match[str], definitions: Mapping[str, str]) -> str:
+    """The text of a private function; of one around a loop's body the locations are their names alone."""
+    defined = _DEFINED_IN.fullmatch(definitions.get(function[1], ""))
+    if defined is None or not _AROUND_A_BODY.match(definitions.get(defined[1], "")):
+        return function[0]
+    return _REFERENCE.sub(
+        lambda match: _digest(_REFERENCE.sub("#", definitions.get(match[1], match[1]))), function[0]
+    )
 
 
 def _located(name: str, definitions: Mapping[str, str], known: dict[str, _Location]) -> _Location:

@@ -23,6 +23,8 @@ import msgspec
 
 from autoshard.compiled.answer import CompilerAnswer, CompileRequest, compile_program
 from autoshard.compiled.cache import CompileCache, cache_folder
+from autoshard.compiled.hlo import parse_module
+from autoshard.compiled.matmul_times import matmul_seconds
 from autoshard.compiled.program_key import program_key
 from autoshard.compiled.rematerialisation import rematerialised_in
 from autoshard.compiled.timeline import CompiledCollective, estimate_timeline
@@ -66,6 +68,8 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
         rematerialisations: reshards that the partitioner could only do by replicating the tensor.
         text: the scheduled HLO, where it was asked for.
         rematerialised: the compiler's warning of each of these (`autoshard.compiled.rematerialisation`).
+        matmul_seconds: time of the matrix multiplications of each marked equation, all trips
+            (`autoshard.compiled.matmul_times`).
     """
 
     status: Status
@@ -85,6 +89,7 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
     rematerialisations: int = 0
     text: str | None = None
     rematerialised: tuple[str, ...] = ()
+    matmul_seconds: dict[str, float] = {}
 
 
 def compile_all(
@@ -221,7 +226,8 @@ def _estimated(
     if answer.status != "ok":
         return result
     try:
-        timeline = estimate_timeline(answer.text, TorusMesh(slice_, mesh_axes))
+        module = parse_module(answer.text)
+        timeline = estimate_timeline(module, TorusMesh(slice_, mesh_axes))
     except Exception as error:  # a schedule that cannot be read costs its candidate, not the run
         traceback.print_exc()
         detail = f"the schedule cannot be read: {type(error).__name__}: {error}"
@@ -235,6 +241,7 @@ def _estimated(
         exposed_collective_seconds=timeline.exposed_collective_seconds,
         collectives=timeline.collectives,
         unknown_loops=timeline.unknown_loops,
+        matmul_seconds=matmul_seconds(module, timeline),
     )
 
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
+
 from autoshard.errors import InfeasibleError, OptionError
 from autoshard.infeasible import does_not_fit
 from autoshard.mesh_search import search_candidates
@@ -24,6 +26,7 @@ from autoshard.phases.memory_order import reordered, with_one_order
 from autoshard.phases.phase import Phase, make_phases
 from autoshard.phases.result import JointPlans, PlannedHandOver, PlannedPhase
 from autoshard.plan import Plan
+from autoshard.plan_records import PhaseRecord, TogetherRecord
 from autoshard.progress import Progress
 from autoshard.targets import Target
 from autoshard.tune_options import Options
@@ -57,7 +60,11 @@ def run_phases(
     pins = pins_of(phases, found, links, held_specs(found, search.shared()))
     search_seconds = time.monotonic() - searching
     tuned = _tuned(phases, found, pins)
-    ordered = with_one_order(phases, links, tuned)
+    record = _together(phases, share, handover, weights, options)
+    ordered = [
+        replace(one, plan=msgspec.structs.replace(one.plan, together=record))
+        for one in with_one_order(phases, links, tuned)
+    ]
     planned = [
         PlannedPhase(
             phase.name, phase.runs, one, alone, reordered(own.plan, one.plan, phase.session.slice_.chip)
@@ -74,6 +81,28 @@ def run_phases(
         total_seconds=time.monotonic() - started,
         assumed_runs=weights is None,
         interrupted=any(one.interrupted for one in tuned),
+    )
+
+
+def _together(
+    phases: Sequence[Phase],
+    share: Sequence[str],
+    handover: Sequence[str],
+    weights: Sequence[float] | None,
+    options: Options,
+) -> TogetherRecord:
+    """What was asked, as the plans keep it."""
+    targets = [phase.session.target for phase in phases]
+    return TogetherRecord(
+        phases=tuple(
+            PhaseRecord(name=phase.name, target=target.text or None, inputs=target.inputs_text)
+            for phase, target in zip(phases, targets, strict=True)
+        ),
+        share=tuple(share),
+        handover=tuple(handover),
+        weights=None if weights is None else tuple(map(float, weights)),
+        pins=options.pins,
+        forbidden=options.forbid,
     )
 
 

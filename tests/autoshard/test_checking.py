@@ -79,6 +79,68 @@ def test_edits_that_do_not_matter(fresh: Plan, write: Callable[..., str]) -> Non
     assert check_plan(fresh) == []
 
 
+KEPT = """
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec as P
+
+MESH = AbstractMesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+def inputs():
+    return jax.ShapeDtypeStruct((64, 64), "float32"), jax.ShapeDtypeStruct((64, 128), "float32")
+
+def step(x, w):
+    y = jnp.tanh(x @ w)
+    y = jax.lax.with_sharding_constraint(y, NamedSharding(MESH, P("data", None)))
+    return y @ w.T
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "difference"),
+    [
+        ("", "", None),
+        ('P("data", None)', 'P("model", None)', "=data;` of the plan is not in the model"),
+        ('P("data", None)', 'P("data", "model")', "=data;model` of the model is not in the plan"),
+        ("(2, 4)", "(4, 2)", "the mesh of the model is data=4 model=2, the plan has data=2 model=4"),
+        ("(2, 4)", "(2, 2)", "the shardings of the model can no longer be kept: "),
+    ],
+)
+def test_kept_shardings_that_change_make_a_plan_stale(
+    old: str, new: str, difference: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "kept_model.py"
+    path.write_text(KEPT)
+    plan = tune_target(
+        "kept_model.py:step", inputs="kept_model.py:inputs", slice="cpu:8", refine="none", shardings="keep"
+    ).plan
+    assert plan.kept
+    sys.modules.pop("kept_model", None)
+    importlib.invalidate_caches()
+    path.write_text(KEPT.replace(old, new))
+    found = check_plan(plan)
+    sys.modules.pop("kept_model", None)
+    if difference is None:
+        assert found == []
+    else:
+        assert any(difference in each for each in found), found
+
+
+def test_a_freed_constraint_that_changes_leaves_a_plan_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "kept_model.py"
+    path.write_text(KEPT)
+    plan = tune_target("kept_model.py:step", inputs="kept_model.py:inputs", slice="cpu:8", refine="none").plan
+    sys.modules.pop("kept_model", None)
+    importlib.invalidate_caches()
+    path.write_text(KEPT.replace('P("data", None)', 'P("model", None)'))
+    assert check_plan(plan) == []
+    sys.modules.pop("kept_model", None)
+
+
 def test_a_plan_of_the_python_function_does_not_say_where_it_is(fresh: Plan) -> None:
     homeless = msgspec.structs.replace(fresh, function=msgspec.structs.replace(fresh.function, target=None))
     with pytest.raises(PlanError, match=r"does not say where its function is.*autoshard tune"):

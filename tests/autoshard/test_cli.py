@@ -13,6 +13,7 @@ import autoshard
 from autoshard.cli import COMMANDS, main
 from autoshard.coverage_records import Coverage
 from autoshard.errors import InfeasibleError, TraceError
+from autoshard.mending import mend_command
 from autoshard.plan import Plan, load_plan
 from autoshard.progress import Progress
 from autoshard.tune_result import TuneResult
@@ -364,9 +365,12 @@ def test_a_stale_plan_is_exit_1_and_says_why(
 ) -> None:
     _checking(monkeypatch, [], ["argument `x` is float32[8], the plan has bfloat16[8]"])
     assert main(["check", str(plan_path), str(plan_path)]) == 1
-    assert capsys.readouterr().out == (
-        f"{plan_path}: fresh\n{plan_path}: stale\n    argument `x` is float32[8], the plan has bfloat16[8]\n"
-    )
+    assert capsys.readouterr().out.splitlines() == [
+        f"{plan_path}: fresh",
+        f"{plan_path}: stale",
+        "    argument `x` is float32[8], the plan has bfloat16[8]",
+        f"    make it again with: {mend_command(load_plan(plan_path), plan_path)}",
+    ]
 
 
 def test_an_error_beats_a_stale_plan_and_the_rest_is_checked_still(
@@ -376,7 +380,7 @@ def test_an_error_beats_a_stale_plan_and_the_rest_is_checked_still(
     missing = tmp_path / "none.json"
     assert main(["check", str(plan_path), str(missing), str(plan_path)]) == 2
     captured = capsys.readouterr()
-    assert captured.out == f"{plan_path}: stale\n    other jaxpr\n"
+    assert captured.out.startswith(f"{plan_path}: stale\n    other jaxpr\n")
     assert captured.err.splitlines() == [
         f"autoshard: error: {plan_path}: cannot be traced",
         f"autoshard: error: {missing}: no such plan file: `autoshard tune` makes it.",
@@ -391,6 +395,11 @@ def test_check_as_json(
     assert main(["check", path, path, path, "--format", "json"]) == 2
     assert json.loads(capsys.readouterr().out) == [
         {"plan": path, "state": "fresh"},
-        {"plan": path, "state": "stale", "differences": ["other jaxpr"]},
+        {
+            "plan": path,
+            "state": "stale",
+            "differences": ["other jaxpr"],
+            "mend": mend_command(load_plan(path), path),
+        },
         {"plan": path, "state": "error", "error": f"{path}: no"},
     ]

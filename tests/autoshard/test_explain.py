@@ -9,7 +9,7 @@ from autoshard.coverage_records import UnruledPrimitive
 from autoshard.explain import explain
 from autoshard.explain_text import to_json, to_text
 from autoshard.plan import Plan, load_plan
-from autoshard.plan_records import CostRecord, Measurement
+from autoshard.plan_records import ArgumentRecord, CostRecord, Measurement, ResultRecord
 
 
 def test_the_text_of_the_kept_plan(plan: Plan, plan_path: Path) -> None:
@@ -193,3 +193,39 @@ def test_the_coverage_line_has_the_bytes_of_plans_that_counted_them(plan: Plan) 
         "    replicated for want of a rule: top_k, 1 times, 32.0 KiB",
         "    replicated as nothing can be split: sort, 2 times, 2.00 KiB",
     ]
+
+
+def test_compiler_options_stand_with_what_they_decide(plan: Plan) -> None:
+    options = {"xla_enable_async_all_gather": "true", "xla_some_later_option": "7"}
+    explanation = explain(msgspec.structs.replace(plan, compiler_options=options))
+    block = to_text(explanation).partition("compiler option ")[2].partition("\n\n")[0].splitlines()[1:]
+    assert [re.split(r"  +", line) for line in block] == [
+        ["xla_enable_async_all_gather=true", "whether gathers run beside other work"],
+        ["xla_some_later_option=7", "an option that this version of autoshard does not know"],
+    ]
+    assert [each["value"] for each in json.loads(to_json(explanation))["compiler_options"]] == ["true", "7"]
+
+
+def test_a_plan_without_compiler_options_and_memory_orders_has_no_lines_for_them(plan: Plan) -> None:
+    text = to_text(explain(msgspec.structs.replace(plan, compiler_options={})))
+    assert "compiler option" not in text
+    assert "memory order" not in text
+
+
+def test_memory_orders_of_like_arrays_are_one_line(plan: Plan) -> None:
+    array = next(iter(plan.arguments.values()))
+
+    def lying(order: str | None) -> ArgumentRecord:
+        return msgspec.structs.replace(array, type="f32[2,3]", spec=";", order=order)
+
+    arguments = {"keys/0": lying("1,0"), "keys/1": lying("1,0"), "values/0": lying("0,1"), "x": lying(None)}
+    results = {"cache": ResultRecord(type="f32[2,3]", spec=";", order="1,0")}
+    explanation = explain(msgspec.structs.replace(plan, arguments=arguments, results=results))
+    block = to_text(explanation).partition("memory order ")[2].partition("\n\n")[0].splitlines()[1:]
+    assert [re.split(r"  +", line) for line in block] == [
+        ["argument keys/{0,1}", "1,0", "chosen by the compiler"],
+        ["argument values/0", "0,1", "as written"],
+        ["result cache", "1,0", "chosen by the compiler"],
+    ]
+    facts = json.loads(to_json(explanation))["memory_orders"]
+    assert [each["written"] for each in facts] == [False, True, False]

@@ -23,6 +23,7 @@ from autoshard.plan_records import (
     EinsumRecord,
     Estimate,
     FunctionRecord,
+    FusionRecord,
     Measurement,
     Prediction,
     ResultRecord,
@@ -99,6 +100,18 @@ _PLANS = st.builds(
     | st.builds(
         Estimate, seconds=_FLOATS, hbm_bytes_per_chip=_INTS, compute_seconds=_FLOATS, ici_seconds=_FLOATS
     ),
+    fusions=st.lists(
+        st.builds(
+            FusionRecord,
+            seconds=_FLOATS,
+            fused_seconds=_FLOATS,
+            collective_seconds=_FLOATS,
+            fused_collective_seconds=_FLOATS,
+            estimated_seconds=st.none() | _FLOATS,
+            estimated_fused_seconds=st.none() | _FLOATS,
+        ),
+        max_size=2,
+    ).map(tuple),
     measured=st.none() | st.builds(Measurement, seconds=_FLOATS, spread_seconds=_FLOATS, runs=_INTS),
     skipped=st.dictionaries(st.text(), st.text(), max_size=2),
     runners_up=st.lists(

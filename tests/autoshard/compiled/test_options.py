@@ -9,7 +9,7 @@ from jax import ShapeDtypeStruct
 from msgspec.structs import replace
 
 import autoshard
-from autoshard.compiled.options import default_options, options_of, searched_choices
+from autoshard.compiled.options import default_options, options_of, purpose_of, searched_choices
 from autoshard.compiled.worker import compile_all
 from autoshard.cost.slices import parse_slice
 from autoshard.cost.torus import native_mesh
@@ -80,3 +80,12 @@ def test_the_compiler_accepts_the_default_options_and_all_that_are_searched(slic
     results = compile_all(programs, slice_name, time_limit_seconds=240)
     assert [(result.status, result.detail) for result in results] == [("ok", "")] * 2
     assert any(each.kind == "all-gather" and each.trips == 8 for each in results[0].collectives)
+
+
+@pytest.mark.parametrize("slice_name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
+def test_every_option_that_a_plan_may_have_says_what_it_decides(slice_name: str) -> None:
+    slice_ = parse_slice(slice_name)
+    names = {name for choice in searched_choices(slice_) for name in choice.options}
+    purposes = [purpose_of(name) for name in sorted(names | set(default_options(slice_)))]
+    assert all(purposes)
+    assert purpose_of("xla_no_such_option") is None

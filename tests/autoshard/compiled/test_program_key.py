@@ -7,11 +7,14 @@ import msgspec
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+import autoshard
 from autoshard.compiled import program_key as module
 from autoshard.compiled.program_key import canonical_text, program_key, without_callers
 from autoshard.cost.slices import Slice, parse_slice
 from autoshard.cost.torus import native_mesh
 from autoshard.programs import Program, abstract_mesh, export_program
+from autoshard.refining import export_candidate
+from autoshard.trace import trace
 
 SLICE = parse_slice("v5e:2x4")
 AXES = native_mesh(SLICE).axes
@@ -45,6 +48,58 @@ def test_who_asks_does_not_matter() -> None:
     assert key(one) == key(two)
     assert canonical_text(one) == canonical_text(two)
     assert len(key(one)) == 64
+
+
+def step(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """The gradient of some layers under a scan, each of which adds to the loss."""
+
+    def layer(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.tanh(x @ w), jnp.sum(x)
+
+    def loss(weights: jax.Array) -> jax.Array:
+        last, sums = jax.lax.scan(layer, x, weights)
+        return last.sum() + sums.sum()
+
+    gradient: jax.Array = jax.grad(loss)(weights)
+    return gradient
+
+
+def test_what_was_traced_before_does_not_matter() -> None:
+    """JAX keeps the functions that slice a loop's arrays, with the lines of the first such loop."""
+    arguments = jax.ShapeDtypeStruct((3, 64, 64), "float32"), jax.ShapeDtypeStruct((16, 64), "float32")
+    plan = autoshard.tune(step, *arguments, slice="v5e:2x2", refine="none", mesh="native", top_k=1)
+
+    def unlike(weights: jax.Array, x: jax.Array) -> jax.Array:
+        return step(weights, x)
+
+    jax.clear_caches()
+    alone = export_candidate(trace(step, arguments), plan, "tpu")
+    jax.clear_caches()
+    jax.jit(unlike).lower(*arguments)
+    after = export_candidate(trace(step, arguments), plan, "tpu")
+    texts = [str(jax.export.deserialize(bytearray(each.serialised)).mlir_module()) for each in (alone, after)]
+    assert ["unlike" in text for text in texts] == [False, True]  # the other's lines are in the program
+    assert canonical_text(alone) == canonical_text(after)
+    assert program_key(alone, parse_slice("v5e:2x2")) == program_key(after, parse_slice("v5e:2x2"))
+
+
+def looped(x: jax.Array) -> jax.Array:
+    def body(carry: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.tanh(carry + row), carry * row
+
+    last, rows = jax.lax.scan(body, x[0], x)
+    return rows + last
+
+
+def test_the_lines_of_a_loops_body_matter() -> None:
+    def shifted(x: jax.Array) -> jax.Array:
+        def body(carry: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jnp.tanh(carry + row), carry * row
+
+        last, rows = jax.lax.scan(body, x[0], x)
+        return rows + last
+
+    assert key(exported(shifted, "x")) != key(exported(looped, "x"))
 
 
 def test_every_part_of_a_program_matters() -> None:

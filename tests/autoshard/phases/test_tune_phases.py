@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +246,46 @@ def test_the_command_writes_a_plan_for_each_phase(
     assert plans[0].arguments["params/up"] == plans[1].arguments["params/up"]
     assert f"{tmp_path}/plan.prefill.json, {tmp_path}/plan.step.json" in text
     assert main(["check", *(str(tmp_path / f"plan.{name}.json") for name in ("prefill", "step"))]) == 0
+
+
+def test_the_printed_command_makes_stale_plans_of_phases_again(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = [f"--inputs={model}:prefill_inputs", f"--inputs={model}:decode_inputs"]
+    paths = [str(tmp_path / f"plan.{name}.json") for name in ("prefill", "step")]
+    wishes = ["--share", "params", "--handover", "seen", "--weights", "1,8", "--hbm-limit", "4.5"]
+    bans = ["--forbid", "params/up=*;x;*", "--pin", "params/down=;y;"]
+    assert (
+        tune(f"{model}:prefill", f"{model}:step", *inputs, *wishes, *bans, "-o", f"{tmp_path}/plan.json") == 0
+    )
+    old = autoshard.load_plan(paths[1])
+    sys.modules.pop("phases_model", None)
+    model.write_text(model.read_text().replace("LAYERS, B, T, E, F = 2, 64", "LAYERS, B, T, E, F = 2, 128"))
+    capsys.readouterr()
+    assert main(["check", *paths]) == 1
+    commands = [
+        line.partition(": ")[2]
+        for line in capsys.readouterr().out.splitlines()
+        if "make it again with" in line
+    ]
+    assert commands[0] == commands[1]  # either file names the one command that makes both
+    program, verb, *words = shlex.split(commands[0])
+    assert (program, verb) == ("autoshard", "tune")
+    assert main(["tune", *words, "--refine", "none", "--top-k", "1", "--quiet"]) == 0
+    assert main(["check", *paths]) == 0
+    new = autoshard.load_plan(paths[1])
+    assert new != old
+    assert new.together == old.together
+    assert (new.forbidden, new.hbm_limit_bytes) == (old.forbidden, old.hbm_limit_bytes)
+
+
+def test_a_plan_of_phases_keeps_what_was_asked_of_them(joint: JointPlans) -> None:
+    for plan in joint.plans.values():
+        assert plan.together is not None
+        assert [phase.name for phase in plan.together.phases] == ["prefill", "decode"]
+        assert (plan.together.share, plan.together.handover) == (("params",), ("seen",))
+        assert plan.together.weights == (1, 64)
+        assert plan.together.pins == () != plan.pins
 
 
 def test_the_command_prints_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
