@@ -44,6 +44,7 @@ def plan_of(session: Session, problem: Problem, candidate: Candidate, outcome: O
         pins=options.pins,
         forbidden=options.forbid,
         hbm_limit_bytes=None if limit is None else round(limit),
+        padding=None if options.padding == "allow" else options.padding,
     )
     return plan if session.kept is None else with_kept(plan, session.kept, session.graph)
 

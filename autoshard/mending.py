@@ -63,6 +63,8 @@ def _wishes(plan: Plan) -> Iterator[str]:
         yield from ("--forbid", ban)
     if plan.hbm_limit_bytes is not None:
         yield from ("--hbm-limit", f"{plan.hbm_limit_bytes / 2**30:.15g}")
+    if plan.padding is not None:
+        yield from ("--padding", plan.padding)
     if plan.kept:
         yield from ("--shardings", "keep")
 

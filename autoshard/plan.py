@@ -56,6 +56,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         kept: shardings of the model that the plan keeps (`autoshard.kept_shardings`).
         forbidden: axes that the user forbade for dims (`autoshard.pin_text`).
         hbm_limit_bytes: HBM per chip that the user allowed; None where it is what a chip has.
+        padding: ``never`` where the user forbade padding, else None.
         choices: the values of the function's choices (`autoshard.choices`) that the plan was made with.
         combinations: what the model says of every combination of choices that was tried, fastest first.
         together: the phases that were planned together with it; None for a plan by itself.
@@ -84,6 +85,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     kept: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     hbm_limit_bytes: int | None = None
+    padding: str | None = None
     choices: dict[str, str | int | bool | None] = {}
     combinations: tuple[CombinationRecord, ...] = ()
     together: TogetherRecord | None = None

@@ -30,6 +30,7 @@ _OPTIONAL = (
     "kept",
     "forbidden",
     "hbm_limit_bytes",
+    "padding",
     "choices",
     "combinations",
     "together",

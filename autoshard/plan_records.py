@@ -48,7 +48,7 @@ class SchemaRecord(Record, frozen=True, kw_only=True):
     Version 2 has name patterns: entries that stand for several arrays or einsums. Version 1 is still read.
     Its revision 1 added the memory order of arrays and the parts of costs, revision 2 what the user forbade
     and the memory that the user allowed, revision 3 choices of the model, the einsums that could be one, the
-    padding, and with what a plan was made together.
+    dims that are padded, and with what a plan was made together.
     """
 
     version: int = 2

@@ -85,7 +85,9 @@ class PermuteCosts:
     def seconds(self, edge: Edge) -> FloatArray:
         """[K, J] time per step of permuting the smaller local part of what is on an edge."""
         mesh = self.problem.mesh
-        have, want = local_fraction(edge.source_layouts, mesh), local_fraction(edge.target_layouts, mesh)
+        shape = self.problem.graph.values[edge.value].shape
+        have = local_fraction(edge.source_layouts, mesh, shape)
+        want = local_fraction(edge.target_layouts, mesh, shape)
         nbytes = self.problem.graph.values[edge.value].nbytes * np.minimum(have[:, None], want[None, :])
         axes = tuple(range(len(mesh.axes)))
         return edge.trips * collective_seconds(Kind.COLLECTIVE_PERMUTE, nbytes, axes, mesh)

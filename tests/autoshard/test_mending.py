@@ -33,12 +33,13 @@ def test_what_the_user_asked_for_is_asked_again(plan: Plan) -> None:
         pins=("params/w=;x",),
         forbidden=("x=y;*", "y=any"),
         hbm_limit_bytes=round(4.7 * 2**30),
+        padding="never",
         kept=("params/w=;x",),
     )
     words = shlex.split(mend_command(asked))
     assert words[2:9] == ["m.py:f", "--slice", "v4:4x4x4", "--pin", "params/w=;x", "--forbid", "x=y;*"]
     assert words[9:11] == ["--forbid", "y=any"]
-    assert words[-4:] == ["--shardings", "keep", "-o", "PLAN"]
+    assert words[-6:] == ["--padding", "never", "--shardings", "keep", "-o", "PLAN"]
     import argparse
 
     parser = argparse.ArgumentParser()
