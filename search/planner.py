@@ -81,10 +81,10 @@ def search_plans(
     best = best_with_permutes(search, layouts, limit_bytes)
     if best.bound_seconds > worth_seconds:
         raise NotWorthError(best.bound_seconds, worth_seconds)
-    others = runners_up(search, layouts, limit_bytes, top_k - 1)
-    candidates = _first(
-        search, (best.candidate, with_permutes(search, layouts.candidate.labels), *others), top_k
-    )
+    found = [best.candidate, *runners_up(search, layouts, limit_bytes, top_k - 1)]
+    if layouts.candidate.labels != best.candidate.labels:
+        found.append(with_permutes(search, layouts.candidate.labels))
+    candidates = _first(search, found, top_k)
     return Outcome(candidates, min(best.bound_seconds, candidates[0].seconds), best.method)
 
 
