@@ -118,13 +118,13 @@ def limits_label(session: Session, headroom_bytes: float) -> str:
     )
 
 
+def _padding_label(options: Options) -> str:
+    """What tells a study that may pad from others."""
+    return " padding" if options.padding == "allow" else ""
+
+
 def _wishes_label(options: Options) -> str:
     """What tells a study under pins, bans or a memory limit from others."""
     more = [each for each in (options.forbid, options.hbm_limit_bytes) if each]
     wishes = repr((options.pins, *more)) if more else repr(options.pins)
     return f" {hashlib.sha256(wishes.encode()).hexdigest()[:12]}" if more or options.pins else ""
-
-
-def _padding_label(options: Options) -> str:
-    """What tells a study that may pad from others."""
-    return " padding" if options.padding == "allow" else ""

@@ -55,8 +55,8 @@ def tune(
     shardings: str = "free",
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
-    padding: str = "allow",
     choices: Choices | None = None,
+    padding: str = "allow",
     progress: Progress | None = None,
     **jit_options: Any,
 ) -> Plan:
@@ -90,11 +90,11 @@ def tune(
         hbm_limit_bytes: HBM per chip that the plan must stay under; left out, what a chip has.
         forbid: Mesh axes that dims may not be sharded along, each "PATTERN=SPEC" like a pin, the spec naming
             the forbidden axes of each dim, "*" none and "any" all: "params/*/wq=x;*;*".
-        padding: Whether dims that chips do not divide may be split padded: "allow" it within the program,
-            arguments and results staying even (`autoshard.cost.padding`), or "never".
         choices: Values of keyword arguments that change the program but not its meaning
             (`autoshard.choices`), such as ``{"remat": ("none", "full")}``: the plan has one of each. They
             override those of the same names that the decorator declares.
+        padding: Whether dims that chips do not divide may be split padded: "allow" it within the program,
+            arguments and results staying even (`autoshard.cost.padding`), or "never".
         progress: Where to report; silent by default.
         **jit_options: `donate_argnums`, `donate_argnames`, `static_argnums`, `static_argnames` as in
             `jax.jit`.
@@ -157,8 +157,8 @@ def tune_target(
     shardings: str = "free",
     hbm_limit_bytes: float | None = None,
     forbid: Sequence[str] = (),
-    padding: str = "allow",
     choices: Choices | None = None,
+    padding: str = "allow",
     progress: Progress | None = None,
 ) -> TuneResult:
     """`tune` for a target named on the command line; returns the plan with what finding it took."""

@@ -32,22 +32,17 @@ class Side(StrEnum):
 
 
 def copied_bytes(
-    nbytes: float,
-    source: Layouts,
-    target: Layouts,
-    side: Side,
-    mesh: TorusMesh,
-    shape: tuple[int, ...] = (),
+    nbytes: float, shape: tuple[int, ...], source: Layouts, target: Layouts, side: Side, mesh: TorusMesh
 ) -> Floats:
     """Bytes per chip of one copy under each pair of layouts.
 
     Args:
         nbytes: Bytes of the whole tensor.
+        shape: Sizes of its dims.
         source: ``[K, A]`` layouts before.
         target: ``[J, A]`` layouts after.
         side: Which copy.
         mesh: The mesh of A axes.
-        shape: Sizes of the tensor's dims; left out, the layouts are taken to divide them.
 
     Returns:
         ``[K, J]``, 0 where there is none.
@@ -59,8 +54,11 @@ def copied_bytes(
         return np.where(sends, nbytes * _local(sharded, mesh, shape), 0.0)
     if side is Side.CUT:
         kept = (have == want) | ((have == REPLICATED) & (want >= 0))
-        cut = kept.all(axis=2) & (have != want).any(axis=2)
-        return np.where(cut, nbytes * _local(want, mesh, shape), 0.0)
+        return np.where(
+            kept.all(axis=2) & (have != want).any(axis=2),
+            nbytes * _local(np.broadcast_to(want, (len(source), *want.shape[1:])), mesh, shape),
+            0.0,
+        )
     local = nbytes * local_fraction(source if side is Side.LEAVING else target, mesh, shape)
     return np.where((have != want).any(axis=2), local[:, None] if side is Side.LEAVING else local[None], 0.0)
 

@@ -122,21 +122,19 @@ class MemoryModel:
         """Bytes of one side of an edge under a plan, 0 where nothing moves."""
         edge = self.problem.edges[number]
         have, want = edge.source_layouts[labels[edge.source]], edge.target_layouts[labels[edge.target]]
-        nbytes = self._whole_bytes(edge.value, side)
-        shape = self._graph.values[edge.value].shape
-        return float(copied_bytes(nbytes, have[None], want[None], side, self.problem.mesh, shape)[0, 0])
+        size = self._whole(edge.value, side)
+        return float(copied_bytes(*size, have[None], want[None], side, self.problem.mesh)[0, 0])
 
     def _matrix(self, number: int, side: Side) -> Floats:
         """[K, J] bytes of one side of an edge under all labels."""
         edge = self.problem.edges[number]
-        nbytes = self._whole_bytes(edge.value, side)
-        have, want, shape = edge.source_layouts, edge.target_layouts, self._graph.values[edge.value].shape
-        return copied_bytes(nbytes, have, want, side, self.problem.mesh, shape)
+        size = self._whole(edge.value, side)
+        return copied_bytes(*size, edge.source_layouts, edge.target_layouts, side, self.problem.mesh)
 
-    def _whole_bytes(self, value: int, side: Side) -> float:
-        """Bytes, on all chips, of what a side is a copy of: a cut is one of the parts of all iterations."""
+    def _whole(self, value: int, side: Side) -> tuple[float, tuple[int, ...]]:
+        """Bytes and shape of what a side is a copy of: a cut is one of the parts of all iterations."""
         known = self._graph.values[value]
-        return known.nbytes * (self._graph.iterations(known.loop) if side is Side.CUT else 1)
+        return known.nbytes * (self._graph.iterations(known.loop) if side is Side.CUT else 1), known.shape
 
     def _name(self, point: int) -> str:
         return self._graph.ops[point].name if point < self._end else "the end"

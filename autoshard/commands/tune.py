@@ -176,8 +176,8 @@ def _tune(arguments: argparse.Namespace, progress: Progress) -> TuneResult:
         shardings=arguments.shardings,
         hbm_limit_bytes=arguments.hbm_limit,
         forbid=arguments.forbid,
-        padding=arguments.padding,
         choices=parse_choices(arguments.choice),
+        padding=arguments.padding,
         progress=progress,
     )
 

@@ -267,8 +267,8 @@ def test_tune_hands_every_option_on(tuned: list[dict[str, Any]]) -> None:
         "shardings": "keep",
         "hbm_limit_bytes": 1.5 * 2**30,
         "forbid": ["params/wi=x;*"],
-        "padding": "never",
         "choices": {"remat": ("none", "full")},
+        "padding": "never",
         "profile": None,
     }
 

@@ -19,7 +19,7 @@ def _layouts(*codes: tuple[int, int]) -> npt.NDArray[np.int8]:
 
 
 def _bytes(source: tuple[int, int], target: tuple[int, int], side: Side) -> float:
-    return float(copied_bytes(NBYTES, _layouts(source), _layouts(target), side, PLANE)[0, 0])
+    return float(copied_bytes(NBYTES, (64, 64), _layouts(source), _layouts(target), side, PLANE)[0, 0])
 
 
 def test_what_keeps_its_layout_has_no_copies() -> None:

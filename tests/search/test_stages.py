@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoshard.search.ordering import Axes, Spec
+from autoshard.search.ordering import Spec
+from autoshard.search.places import Axes
 from autoshard.search.stages import closing, stages
 
 X, Y, Z = 0, 1, 2

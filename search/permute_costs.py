@@ -1,0 +1,92 @@
+"""What permutes cost on the edges of a problem, once every label has an order of axes.
+
+`Orders` (`autoshard.search.ordering`) prices one plan under all orders; here all labels at both ends of an
+edge are priced at once, as a matrix like those of reshards.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from autoshard.cost.collectives import Kind, collective_seconds
+from autoshard.cost.layouts import local_fraction
+from autoshard.search.network import BoolArray, FloatArray, IntArray
+from autoshard.search.ordering import compatible
+from autoshard.search.places import Axes, Place, Places, axes_by_part
+from autoshard.search.problem import Edge, Problem
+
+AxesByPart = dict[int, Axes]
+"""Orders by part of a variable."""
+_Side = tuple[Axes, int, Axes]
+"""A dim at one end of an edge: its axes, how many of its places have several, all axes of the tensor."""
+
+
+_MOST_PLACES = 2
+"""With several axes in one dim, on both sides: where there are more, orders are left as they fall."""
+
+
+class PermuteCosts:
+    """Time per step of the permutes on an edge, under all labels of both ends."""
+
+    def __init__(
+        self, problem: Problem, origin: Sequence[IntArray], orders: Sequence[Sequence[AxesByPart]]
+    ) -> None:
+        self.problem, self.places = problem, Places(problem)
+        self.axes = [
+            [{**axes_by_part(code), **chosen} for code, chosen in zip(each.codes[at], own, strict=True)]
+            for each, at, own in zip(problem.variables, origin, orders, strict=True)
+        ]
+        self.known: dict[Hashable, BoolArray] = {}
+
+    def on(self, edge: Edge) -> FloatArray | None:
+        """[K, J] the time; None where no labels need any."""
+        count = np.zeros((len(edge.source_layouts), len(edge.target_layouts)))
+        present = [tuple(map(int, np.flatnonzero(row >= 0))) for row in edge.source_layouts]
+        for have, want in zip(self.places.source(edge), self.places.target(edge), strict=True):
+            left, rows = self.sides(edge.source, have, present)
+            right, columns = self.sides(edge.target, want, [()] * len(edge.target_layouts))
+            count += self.mismatches(left, right)[np.ix_(rows, columns)]
+        return count * self.seconds(edge) if count.any() else None
+
+    def sides(
+        self, variable: int, places: Sequence[Place], present: Sequence[Axes]
+    ) -> tuple[tuple[_Side, ...], IntArray]:
+        """What a dim looks like under the labels of a variable: each look once, and [K] which one it is."""
+        numbers: dict[_Side, int] = {}
+        looks = [
+            numbers.setdefault((*self.look(variable, label, places), axes), len(numbers))
+            for label, axes in enumerate(present)
+        ]
+        return tuple(numbers), np.array(looks, dtype=np.intp)
+
+    def look(self, variable: int, label: int, places: Sequence[Place]) -> tuple[Axes, int]:
+        """The axes of a dim, major first, and how many of its places have several."""
+        there = [self.axes[variable][label].get(place.part, ()) for place in places]
+        return tuple(itertools.chain(*there)), sum(len(axes) > 1 for axes in there)
+
+    def mismatches(self, left: tuple[_Side, ...], right: tuple[_Side, ...]) -> BoolArray:
+        """Which looks need a permute, as far as `Orders` says so."""
+        if (left, right) not in self.known:
+            self.known[left, right] = np.array(
+                [
+                    [
+                        0 < crowded + others <= _MOST_PLACES and not compatible(have, want, present)
+                        for want, others, _ in right
+                    ]
+                    for have, crowded, present in left
+                ],
+                dtype=np.bool_,
+            ).reshape(len(left), len(right))
+        return self.known[left, right]
+
+    def seconds(self, edge: Edge) -> FloatArray:
+        """[K, J] time per step of permuting the smaller local part of what is on an edge."""
+        mesh, value = self.problem.mesh, self.problem.graph.values[edge.value]
+        have = local_fraction(edge.source_layouts, mesh, value.shape)
+        want = local_fraction(edge.target_layouts, mesh, value.shape)
+        nbytes = value.nbytes * np.minimum(have[:, None], want[None, :])
+        axes = tuple(range(len(mesh.axes)))
+        return edge.trips * collective_seconds(Kind.COLLECTIVE_PERMUTE, nbytes, axes, mesh)
