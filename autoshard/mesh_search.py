@@ -68,9 +68,31 @@ def search_candidates(session: Session, headroom_bytes: float = 0.0) -> SearchRe
         if search.best is None:
             raise
         return SearchResult(tuple(_judged(session, search.best)[:1]), interrupted=True)
-    candidates = [judged for each in solved for judged in _judged(session, each)]
-    fastest = sorted(candidates, key=lambda candidate: candidate.seconds)
-    return SearchResult(tuple(_distinct(fastest)[: session.options.top_k]))
+    found = distinct_candidates(solved, session.options.top_k)
+    plans = [plan_of(session, each.problem, candidate, each.outcome) for each, candidate in found]
+    return SearchResult(tuple(Judged(plan) for plan in plans))
+
+
+def search_meshes(session: Session, headroom_bytes: float = 0.0) -> list[Solved]:
+    """What the search finds on the meshes that are worth it, as `search_candidates` has it.
+
+    Args:
+        session: What to plan.
+        headroom_bytes: HBM per chip to hold back from what a plan may use.
+    """
+    return _Search(session, headroom_bytes).run()
+
+
+def distinct_candidates(solved: Sequence[Solved], most: int) -> list[tuple[Solved, Candidate]]:
+    """The fastest candidates of some meshes, each with where it is from.
+
+    What takes the same time and memory as a faster one is dropped: it is its copy on a finer mesh.
+    """
+    every = [(each, candidate) for each in solved for candidate in each.outcome.candidates]
+    kept: dict[tuple[str, int], tuple[Solved, Candidate]] = {}
+    for each, candidate in sorted(every, key=lambda pair: pair[1].seconds):
+        kept.setdefault((f"{candidate.seconds:.4g}", round(candidate.peak.nbytes)), (each, candidate))
+    return list(kept.values())[:most]
 
 
 class _Search:
@@ -267,11 +289,3 @@ def plan_of(session: Session, problem: Problem, candidate: Candidate, outcome: O
         hbm_limit_bytes=None if limit is None else round(limit),
     )
     return plan if session.kept is None else with_kept(plan, session.kept, session.graph)
-
-
-def _distinct(candidates: Sequence[Judged]) -> list[Judged]:
-    """Drop what takes the same time and memory as a faster one: it is its copy on a finer mesh."""
-    kept: dict[tuple[str, int], Judged] = {}
-    for candidate in candidates:
-        kept.setdefault((f"{candidate.seconds:.4g}", candidate.plan.predicted.hbm_bytes_per_chip), candidate)
-    return list(kept.values())
