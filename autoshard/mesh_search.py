@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -21,7 +21,7 @@ from autoshard.search.building import build_problem
 from autoshard.search.errors import BudgetError, PinError
 from autoshard.search.folding import fold
 from autoshard.search.pins import pinned
-from autoshard.search.planner import Candidate, Outcome, search_plans
+from autoshard.search.planner import NOTABLE, Candidate, Outcome, search_plans, signature
 from autoshard.search.problem import Problem
 from autoshard.tune_options import Options
 from autoshard.tune_session import Session
@@ -86,12 +86,16 @@ def search_meshes(session: Session, headroom_bytes: float = 0.0) -> list[Solved]
 def distinct_candidates(solved: Sequence[Solved], most: int) -> list[tuple[Solved, Candidate]]:
     """The fastest candidates of some meshes, each with where it is from.
 
-    What takes the same time and memory as a faster one is dropped: it is its copy on a finer mesh.
+    What does the same in the same time and memory as a faster one is dropped: it is its copy on a finer mesh.
     """
     every = [(each, candidate) for each in solved for candidate in each.outcome.candidates]
-    kept: dict[tuple[str, int], tuple[Solved, Candidate]] = {}
-    for each, candidate in sorted(every, key=lambda pair: pair[1].seconds):
-        kept.setdefault((f"{candidate.seconds:.4g}", round(candidate.peak.nbytes)), (each, candidate))
+    every.sort(key=lambda pair: pair[1].seconds)
+    notable = NOTABLE * every[0][1].seconds if every else 0.0
+    kept: dict[Hashable, tuple[Solved, Candidate]] = {}
+    for each, candidate in every:
+        does = signature(each.problem, candidate.labels, notable)
+        key = (f"{candidate.seconds:.4g}", round(candidate.peak.nbytes), does)
+        kept.setdefault(key, (each, candidate))
     return list(kept.values())[:most]
 
 

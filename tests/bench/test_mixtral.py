@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bench import mixtral
 from bench.mixtral import MIXTRAL_8X7B, TINY
+from examples import llama
 
 FLOAT32 = dataclasses.replace(TINY, dtype="float32", capacity_factor=4.0)
 
@@ -60,7 +61,7 @@ def test_a_prefill_and_a_step_are_the_longer_prefill() -> None:
     run = functools.partial(mixtral.prefill, config=config)
     expected, _ = jax.jit(run)(params, tokens)
     _, cache = jax.jit(run)(params, tokens[:, :4])
-    grown = mixtral.llama.grow(cache, 8)
+    grown = llama.grow(cache, 8)
     found, _ = jax.jit(functools.partial(mixtral.decode, config=config))(
         params, grown, tokens[:, 4], np.int32(4)
     )
