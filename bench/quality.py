@@ -26,6 +26,7 @@ from autoshard.text_table import align
 from autoshard.units import format_seconds
 from bench.fidelity_cache import load
 from bench.fidelity_cases import Case
+from bench.fidelity_labels import price_plan, write_labels
 from bench.fidelity_verdicts import Verdict, conclude
 from bench.quality_cases import CASES
 from bench.quality_contest import Contest, cause, contest
@@ -153,7 +154,9 @@ def _parser() -> argparse.ArgumentParser:
 def _is_of_today(case: Case, found: Contest) -> bool:
     """Whether the plan that the search takes today is among those of the cache."""
     (today,) = our_plans(studies(case), most=1)
-    seconds = today.proposal.candidate.seconds
+    study = today.study
+    written = write_labels(study.problem, today.proposal.candidate.labels)
+    seconds = price_plan(study.problem, study.memory, written).seconds
     return any(math.isclose(each.row.predicted, seconds, rel_tol=_SAME) for each in found.ours)
 
 
