@@ -70,7 +70,6 @@ class BudgetSearch:
         rows: The points of the program that were made constraints.
         constants: By row, the bytes that no decision changes.
         experience: What its network has taught so far.
-        gap: Relative distance to the optimum at which a solve may stop.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class BudgetSearch:
         self.constants: list[float] = []
         self._points: dict[int, int] = {}
         self._most_nodes, self._worth_seconds = most_nodes, worth_seconds
-        self.gap, self._time_limit_seconds, self._on_step = gap, time_limit_seconds, on_step
+        self._gap, self._time_limit_seconds, self._on_step = gap, time_limit_seconds, on_step
         self.experience = Experience()
         self._found: list[tuple[float, Best]] = []
 
@@ -123,7 +122,7 @@ class BudgetSearch:
                 self.followers.network,
                 self.rows,
                 limits,
-                gap=self.gap,
+                gap=self._gap,
                 time_limit_seconds=self._time_limit_seconds,
                 experience=self.experience,
                 most_nodes=self._most_nodes,

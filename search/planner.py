@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoshard.cost.reshard import reshard_collectives
-from autoshard.search.budget import solve_with_budgets
 from autoshard.search.budget_rows import BudgetRow, priced
 from autoshard.search.budget_search import Best, BudgetSearch, step_seconds
 from autoshard.search.budget_search import Candidate as Candidate
 from autoshard.search.candidates import factor_shards
-from autoshard.search.diversity import HEAVY, distinct_solutions, heavy_einsums, kinds_of
-from autoshard.search.errors import BudgetError, TimeLimitError
-from autoshard.search.network import BoolArray, Network
+from autoshard.search.diversity import HEAVY, distinct_solutions, heavy_einsums
+from autoshard.search.network import Network
 from autoshard.search.problem import Problem
 
 DEFAULT_GAP = 0.01
@@ -29,8 +27,6 @@ _DEARER = (1.0, 2.0, 8.0)
 """Prices of memory for runners-up, as multiples of those that the best plan is found at."""
 _SPARE = 2
 """Runners-up asked for, as a multiple of those wanted: some do not fit."""
-_NODES = 1
-"""Of the branch and bound that improves a runner-up: the root alone, for its bound is of no use."""
 NOTABLE = 0.005
 """Share of the step from which on a collective makes two plans different."""
 
@@ -96,8 +92,7 @@ def _priced_networks(network: Network, rows: Sequence[BudgetRow], prices: Sequen
 def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int) -> list[Candidate]:
     """At most `count` of the best distinct plans within a limit after the best one.
 
-    Memory is priced ever dearer; what does not fit is dropped. A plan that is best at such prices may leave
-    memory unused, so each is then improved within the limit (`improved`).
+    Memory is priced ever dearer; what does not fit is dropped.
     """
     if count <= 0:
         return []
@@ -113,36 +108,10 @@ def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int)
             if mark in seen or peak.nbytes > limit_bytes:
                 continue
             seen.add(mark)
-            candidate = Candidate(labels, step_seconds(problem, labels), peak)
-            better = improved(search, candidate, limit_bytes) if any(best.prices) else None
-            mark = None if better is None else signature(problem, better.labels, notable)
-            if better is not None and mark not in seen:
-                seen.add(mark)
-                candidate = better
-            found.append(candidate)
+            found.append(Candidate(labels, step_seconds(problem, labels), peak))
         if len(found) >= count:
             break
     return sorted(found, key=lambda c: c.seconds)[:count]
-
-
-def improved(search: BudgetSearch, rough: Candidate, limit_bytes: float) -> Candidate | None:
-    """The fastest plan within a limit that cuts the heavy einsums as a rough one does, if it is faster."""
-    problem, followers = search.problem, search.followers
-    alike: dict[int, BoolArray] = {}
-    for number in heavy_einsums(problem, rough.labels)[:HEAVY]:
-        lead, kinds = followers.leader[number], kinds_of(problem, number)
-        same = np.array([kinds[label] == kinds[rough.labels[number]] for label in followers.labels[number]])
-        alike[lead] = alike[lead] & same if lead in alike else same
-    limits = [limit_bytes - constant for constant in search.constants]
-    try:
-        solution = solve_with_budgets(
-            followers.network.restricted(alike), search.rows, limits, gap=search.gap, most_nodes=_NODES
-        )
-    except (BudgetError, TimeLimitError):
-        return None
-    labels = followers.expand(solution.labels)
-    better = Candidate(labels, step_seconds(problem, labels), search.memory.peak(labels))
-    return better if better.seconds < rough.seconds and better.peak.nbytes <= limit_bytes else None
 
 
 def signature(problem: Problem, labels: Sequence[int], notable_seconds: float) -> Hashable:

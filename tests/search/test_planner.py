@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoshard.cost.torus import TorusMesh
-from autoshard.search.budget_search import BudgetSearch, step_seconds
 from autoshard.search.building import build_problem
 from autoshard.search.decisions import spell_out
 from autoshard.search.diversity import heavy_einsums, kinds_of
@@ -18,7 +17,7 @@ from autoshard.search.errors import BudgetError, NotWorthError
 from autoshard.search.graph import Graph
 from autoshard.search.memory import MemoryModel
 from autoshard.search.movements import COPY
-from autoshard.search.planner import Candidate, Outcome, improved, search_plans, signature
+from autoshard.search.planner import Outcome, search_plans, signature
 from autoshard.search.problem import Problem
 from tests.search.graphs import (
     PROGRAMS,
@@ -131,36 +130,6 @@ def test_runners_up_fit_differ_in_substance_and_are_sorted() -> None:
     assert seconds == sorted(seconds)
     assert len({signature(problem, candidate.labels, 0.0) for candidate in outcome.candidates}) == 4
     assert all(candidate.peak.nbytes <= 16e9 for candidate in outcome.candidates)
-
-
-def test_a_runner_up_is_improved_to_the_best_of_its_kind_that_fits() -> None:
-    problem, _ = _everything("feed forward", 4, 8, 16)
-    memory, values = MemoryModel(problem), problem.network.value
-    plans = itertools.product(*(range(size) for size in problem.network.sizes))
-    every = [labels for labels in plans if math.isfinite(values(labels))]
-    limit = float(np.median([memory.peak(labels).nbytes for labels in every]))
-    search = BudgetSearch(problem, gap=0.0)
-    search.best(limit)
-    fitting = [labels for labels in every if memory.peak(labels).nbytes <= limit]
-    gains = []
-    for labels in fitting[::7]:
-        seconds = step_seconds(problem, labels)
-        better = improved(search, Candidate(labels, seconds, memory.peak(labels)), limit)
-        alike = [other for other in fitting if _kinds(problem, other) == _kinds(problem, labels)]
-        least = min(step_seconds(problem, other) for other in alike)
-        if better is None:
-            continue
-        assert _kinds(problem, better.labels) == _kinds(problem, labels)
-        assert better.peak.nbytes <= limit
-        assert least * (1 - 1e-9) <= better.seconds < seconds
-        gains.append(better.seconds / least)
-    assert gains
-    assert min(gains) == pytest.approx(1.0)
-
-
-def _kinds(problem: Problem, labels: tuple[int, ...]) -> list[object]:
-    heavy = sorted(heavy_einsums(problem, labels))
-    return [kinds_of(problem, number)[labels[number]] for number in heavy]
 
 
 CUBE_PROBLEMS = [
