@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import msgspec
 
@@ -11,7 +11,7 @@ from autoshard.kept_shardings import with_kept
 from autoshard.mesh_solving import Solved
 from autoshard.plan import Plan
 from autoshard.planning import make_plan
-from autoshard.search.planner import Candidate, Outcome
+from autoshard.search.planner import NOTABLE, Candidate, Outcome, signature
 from autoshard.search.problem import Problem
 from autoshard.tune_session import Session
 
@@ -47,6 +47,22 @@ def plan_of(session: Session, problem: Problem, candidate: Candidate, outcome: O
         padding=None if options.padding == "allow" else options.padding,
     )
     return plan if session.kept is None else with_kept(plan, session.kept, session.graph)
+
+
+def distinct_candidates(solved: Sequence[Solved], most: int) -> list[tuple[Solved, Candidate]]:
+    """The fastest candidates of some meshes, each with where it is from.
+
+    What does the same in the same time and memory as a faster one is dropped: it is its copy on a finer mesh.
+    """
+    every = [(each, candidate) for each in solved for candidate in each.outcome.candidates]
+    every.sort(key=lambda pair: pair[1].seconds)
+    notable = NOTABLE * every[0][1].seconds if every else 0.0
+    kept: dict[Hashable, tuple[Solved, Candidate]] = {}
+    for each, candidate in every:
+        does = signature(each.problem, candidate.labels, notable)
+        key = (f"{candidate.seconds:.4g}", round(candidate.peak.nbytes), does)
+        kept.setdefault(key, (each, candidate))
+    return list(kept.values())[:most]
 
 
 def distinct(candidates: Sequence[Judged]) -> list[Judged]:

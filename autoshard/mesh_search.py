@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import autoshard
 from autoshard.calibration.calibrated import numbers_label
-from autoshard.candidate_plans import distinct, judged_plans
+from autoshard.candidate_plans import distinct_candidates, judged_plans, plan_of
 from autoshard.cost.torus import TorusMesh
 from autoshard.judged import Judged
 from autoshard.mesh_solving import Solved, allowed_meshes, require_possible_pins, solve_mesh, with_bound
@@ -45,9 +45,19 @@ def search_candidates(session: Session, headroom_bytes: float = 0.0) -> SearchRe
         if search.best is None:
             raise
         return SearchResult(tuple(judged_plans(session, search.best)[:1]), interrupted=True)
-    candidates = [judged for each in solved for judged in judged_plans(session, each)]
-    fastest = sorted(candidates, key=lambda candidate: candidate.seconds)
-    return SearchResult(tuple(distinct(fastest)[: session.options.top_k]))
+    found = distinct_candidates(solved, session.options.top_k)
+    plans = [plan_of(session, each.problem, candidate, each.outcome) for each, candidate in found]
+    return SearchResult(tuple(Judged(plan) for plan in plans))
+
+
+def search_meshes(session: Session, headroom_bytes: float = 0.0) -> list[Solved]:
+    """What the search finds on the meshes that are worth it, as `search_candidates` has it.
+
+    Args:
+        session: What to plan.
+        headroom_bytes: HBM per chip to hold back from what a plan may use.
+    """
+    return _Search(session, headroom_bytes).run()
 
 
 class _Search:

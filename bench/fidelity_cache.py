@@ -81,6 +81,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
         return self.compute + self.filled + self.exposed + change
 
+    def exposed_by_kind(self, mesh: TorusMesh) -> dict[str, float]:
+        """Seconds of collectives that nothing hides, at the prices of today."""
+        found: dict[str, float] = {}
+        for each in self.collectives:
+            found[each.kind] = found.get(each.kind, 0.0) + each.trips * _exposed_today(each, mesh)
+        return found
+
 
 class PlanLine(msgspec.Struct, frozen=True, kw_only=True, tag="plan", omit_defaults=True):
     """One plan of a case, and what the compiler said of it.
@@ -172,8 +179,8 @@ def load(path: Path = FILE) -> Cache:
                 plans[known.case, known.id] = known
     except (lzma.LZMAError, msgspec.DecodeError) as error:
         raise CacheError(
-            f"{path} is not a cache of compiled plans: {error}; delete it and run "
-            "`python -m bench.fidelity_compiled --rebuild`"
+            f"{path} is not a cache of compiled plans: {error}; delete it and have the bench that made it "
+            "make it anew (`--rebuild`)"
         ) from error
     return Cache(cases, plans)
 

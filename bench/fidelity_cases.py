@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from autoshard.cost.slices import parse_slice
 from autoshard.cost.torus import TorusMesh
 from autoshard.graph_building import build_graph
-from autoshard.mesh_study import meshes_to_try
+from autoshard.mesh_study import mesh_label, meshes_to_try
 from autoshard.search.building import build_problem
+from autoshard.search.graph import Graph
 from autoshard.search.memory import MemoryModel
 from autoshard.search.problem import Problem
 from autoshard.trace import Traced, trace
@@ -54,25 +55,38 @@ class Case:
 
 @dataclass(frozen=True)
 class Study:
-    """A case traced, and its decision problem on the slice's own mesh; each made when first asked for."""
+    """A case traced, and its decision problem on a mesh of the slice; each made when first asked for.
+
+    Attributes:
+        case: The case.
+        label: The mesh (`autoshard.mesh_study.mesh_label`); the slice's own where it is left out.
+    """
 
     case: Case
+    label: str = ""
 
-    @cached_property
+    @property
+    def name(self) -> str:
+        """The case, and the mesh where it is not the slice's own."""
+        return f"{self.case.name} on {self.label}" if self.label else self.case.name
+
+    @property
     def traced(self) -> Traced:
         """The program."""
-        function, inputs, donated = self.case.target()
-        return trace(function, inputs(), donate_argnames=donated)
+        return _program(self.case)[0]
 
     @cached_property
     def mesh(self) -> TorusMesh:
-        """One axis for each dim of the torus."""
-        return meshes_to_try(parse_slice(self.case.slice_name), "native")[0]
+        """One axis for each dim of the torus, or the mesh of the label."""
+        slice_ = parse_slice(self.case.slice_name)
+        if not self.label:
+            return meshes_to_try(slice_, "native")[0]
+        return next(mesh for mesh in meshes_to_try(slice_, "auto") if mesh_label(mesh) == self.label)
 
     @cached_property
     def problem(self) -> Problem:
         """What tier 0 decides."""
-        return build_problem(build_graph(self.traced), self.mesh)
+        return build_problem(_program(self.case)[1], self.mesh)
 
     @cached_property
     def memory(self) -> MemoryModel:
@@ -85,37 +99,50 @@ class Study:
         return self.mesh.slice.chip.hbm_usable_bytes
 
 
-def _decode(model: Any, name: str, config: Any, slice_name: str, batch: int, context: int) -> Case:
+@lru_cache(maxsize=1)
+def _program(case: Case) -> tuple[Traced, Graph]:
+    """A case's program and its graph, kept while the meshes of the case are studied."""
+    function, inputs, donated = case.target()
+    traced = trace(function, inputs(), donate_argnames=donated)
+    return traced, build_graph(traced)
+
+
+def decode_case(model: Any, name: str, config: Any, slice_name: str, batch: int, context: int) -> Case:
+    """A decode step of a model of `examples/`, or of one with the same two functions."""
+
     def target() -> Target:
         return (*model.decode_target(config, batch, context), ("cache",))
 
     return Case(name, "decode", slice_name, batch, context, target)
 
 
-def _prefill(model: Any, name: str, config: Any, slice_name: str, batch: int, length: int) -> Case:
+def prefill_case(model: Any, name: str, config: Any, slice_name: str, batch: int, length: int) -> Case:
+    """A prefill of such a model."""
+
     def target() -> Target:
         return (*model.prefill_target(config, batch, length), ())
 
     return Case(name, "prefill", slice_name, batch, length, target)
 
 
-def _train(name: str, config: llama.Config, slice_name: str, batch: int, length: int, adam: bool) -> Case:
+def train_case(name: str, config: llama.Config, slice_name: str, batch: int, length: int, adam: bool) -> Case:
+    """A train step of `bench.train_step`."""
     return Case(
         name, "train", slice_name, batch, length, lambda: train_target(config, batch, length, adam=adam)
     )
 
 
 CASES = (
-    _decode(palm, "palm_540b", palm.PALM_540B, "v4:4x4x4", 512, 2048),
-    _prefill(palm, "palm_540b", palm.PALM_540B, "v4:4x4x4", 512, 2048),
-    _decode(palm, "palm_540b_int8", palm.PALM_540B_INT8, "v4:4x4x4", 64, 2048),
-    _decode(palm, "palm_62b", palm.PALM_62B, "v4:2x2x2", 512, 2048),
-    _prefill(palm, "palm_62b", palm.PALM_62B, "v5p:2x2x4", 64, 2048),
-    _decode(palm, "palm_8b", palm.PALM_8B, "v5e:2x4", 512, 2048),
-    _decode(llama, "llama3_8b", llama.LLAMA3_8B, "v5e:2x4", 32, 4096),
-    _prefill(llama, "llama3_8b", llama.LLAMA3_8B, "v5e:4x4", 32, 4096),
-    _decode(llama, "llama3_70b", llama.LLAMA3_70B, "v6e:4x4", 64, 4096),
-    _prefill(llama, "llama3_70b", llama.LLAMA3_70B, "v6e:4x4", 16, 4096),
-    _train("llama3_8b_adam", llama.LLAMA3_8B, "v5p:2x2x2", 32, 4096, adam=True),
-    _train("llama3_8b_sgd", llama.LLAMA3_8B, "v6e:4x4", 32, 4096, adam=False),
+    decode_case(palm, "palm_540b", palm.PALM_540B, "v4:4x4x4", 512, 2048),
+    prefill_case(palm, "palm_540b", palm.PALM_540B, "v4:4x4x4", 512, 2048),
+    decode_case(palm, "palm_540b_int8", palm.PALM_540B_INT8, "v4:4x4x4", 64, 2048),
+    decode_case(palm, "palm_62b", palm.PALM_62B, "v4:2x2x2", 512, 2048),
+    prefill_case(palm, "palm_62b", palm.PALM_62B, "v5p:2x2x4", 64, 2048),
+    decode_case(palm, "palm_8b", palm.PALM_8B, "v5e:2x4", 512, 2048),
+    decode_case(llama, "llama3_8b", llama.LLAMA3_8B, "v5e:2x4", 32, 4096),
+    prefill_case(llama, "llama3_8b", llama.LLAMA3_8B, "v5e:4x4", 32, 4096),
+    decode_case(llama, "llama3_70b", llama.LLAMA3_70B, "v6e:4x4", 64, 4096),
+    prefill_case(llama, "llama3_70b", llama.LLAMA3_70B, "v6e:4x4", 16, 4096),
+    train_case("llama3_8b_adam", llama.LLAMA3_8B, "v5p:2x2x2", 32, 4096, adam=True),
+    train_case("llama3_8b_sgd", llama.LLAMA3_8B, "v6e:4x4", 32, 4096, adam=False),
 )

@@ -59,7 +59,7 @@ def _gaps(reports: Sequence[Report]) -> list[str]:
 
 def compare(study: Study, cache: Cache) -> Report:
     """Price the plans of a case that have been compiled; all are stale where the program has changed."""
-    name, plans = study.case.name, cache.of_case(study.case.name)
+    name, plans = study.name, cache.of_case(study.name)
     compiled = [plan for plan in plans if plan.answer is not None]
     waiting = len(plans) - len(compiled)
     if plans and cache.cases[name].fingerprint != study.traced.fingerprint():

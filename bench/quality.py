@@ -1,15 +1,18 @@
 """Our plans against the layouts that people use, both scored by the TPU compiler.
 
 Run from the repository's root: ``python -m bench.quality [--cases TEXT ...]``. The programs are those of
-`bench.fidelity_cases`; what the compiler said of their plans is in the cache that
-``python -m bench.fidelity_compiled --rebuild`` makes. Nothing is compiled here. The mesh has an axis for each
-dim of the torus, for both sides.
+`bench.quality_cases`, the two sides those of `bench.quality_plans`; what the compiler said of them is in
+`data/compiled_quality.jsonl.xz`. With ``--rebuild`` both sides of cases that have none are made (``--fresh``:
+of all), and programs are compiled that neither this cache nor that of `bench.fidelity_compiled` knows; what
+is known is kept when it is interrupted. Without it nothing is compiled.
 
 For each case: the best of the first five plans of the search (what ``autoshard tune`` compiles), the first
-one alone (what it takes where there is no compiler), and the best of the hand rules of `bench.fidelity_hand`
-that fit. A ratio below 1 is a plan faster than every rule:
+one alone (what it takes where there is no compiler), and the best rule of those that the compiler accepts,
+each at its best mesh. A ratio below 1 is a plan faster than every rule:
 
     ratio = estimated seconds of ours / estimated seconds of the best rule
+
+A loss, a ratio above 1, is listed with its cause: both sides by both tiers, and the parts that differ.
 """
 
 from __future__ import annotations
@@ -17,87 +20,61 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from autoshard.text_table import align
 from autoshard.units import format_seconds
 from bench.fidelity_cache import load
-from bench.fidelity_cases import CASES, Study
-from bench.fidelity_compiled import compare
-from bench.fidelity_report import PROPOSED, Report, Row
-from bench.fidelity_verdicts import Verdict
+from bench.fidelity_cases import Case
+from bench.fidelity_labels import price_plan, write_labels
+from bench.fidelity_verdicts import Verdict, conclude
+from bench.quality_cases import CASES
+from bench.quality_contest import Contest, cause, contest
+from bench.quality_plans import our_plans, studies
+from bench.quality_rebuild import FILE, rebuild
 
-SEARCH, HAND = "search", "hand"
 LEAST_CASES = 12
 MOST_MEAN, MOST_WORST = 0.95, 1.02
-
-
-@dataclass(frozen=True, slots=True)
-class Contest:
-    """A case: our plans in the order of tier 0, and the rules; only what the compiler accepted."""
-
-    case: str
-    ours: tuple[Row, ...]
-    rules: tuple[Row, ...]
-
-    @property
-    def first(self) -> float:
-        """Seconds of the plan that tier 0 takes."""
-        return _seconds(self.ours[0])
-
-    @property
-    def best(self) -> float:
-        """Seconds of the best plan that is compiled in a tuning run."""
-        return min(_seconds(row) for row in self.ours[:PROPOSED])
-
-    @property
-    def rule(self) -> Row:
-        """The best rule."""
-        return min(self.rules, key=_seconds)
-
-    @property
-    def ratio(self) -> float:
-        """Our best over the best rule."""
-        return self.best / _seconds(self.rule)
-
-    @property
-    def first_ratio(self) -> float:
-        """The plan that tier 0 takes over the best rule."""
-        return self.first / _seconds(self.rule)
-
-
-def contest(report: Report) -> Contest | None:
-    """The two sides of a case; None where the compiler has accepted nothing of one of them."""
-    able = [row for row in report.rows if row.fits and row.estimated is not None]
-    ours = sorted((row for row in able if row.plan.origin == SEARCH), key=lambda row: row.predicted)
-    rules = tuple(row for row in able if row.plan.origin == HAND)
-    return Contest(report.case, tuple(ours), rules) if ours and rules else None
+_SAME = 1e-6
+"""Relative difference of two predictions of one plan."""
 
 
 def table(contests: Sequence[Contest]) -> list[tuple[str, ...]]:
     """A line for each case."""
-    heading = ("case", "ours", "first", "rules", "best rule", "its time", "ratio", "of the first")
+    heading = ("case", "ours", "first", "best rule", "its time", "ratio", "of the first", "rules", "slow")
     return [
         heading,
         *(
             (
                 each.case,
-                format_seconds(each.best),
-                format_seconds(each.first),
-                str(len(each.rules)),
-                each.rule.plan.rule,
-                format_seconds(_seconds(each.rule)),
+                format_seconds(each.best.seconds),
+                format_seconds(each.first.seconds),
+                each.rule.name,
+                format_seconds(each.rule.seconds),
                 f"{each.ratio:.3f}",
                 f"{each.first_ratio:.3f}",
+                str(len(each.rules)),
+                str(each.slow),
             )
             for each in contests
         ),
     ]
 
 
-def verdicts(contests: Sequence[Contest]) -> tuple[Verdict, ...]:
-    """The geometric mean, the worst case, and whether the cases are enough."""
+def losses(contests: Sequence[Contest]) -> Iterator[str]:
+    """A line for each case that a rule wins: by how much, and why."""
+    for each in contests:
+        if each.ratio > 1:
+            yield f"lost: {each.case}: {each.rule.name} is {1 - 1 / each.ratio:.1%} faster: {cause(each)}"
+
+
+def verdicts(contests: Sequence[Contest], renewed: int = 0) -> tuple[Verdict, ...]:
+    """Whether the cases are enough and of today, the worst, and the geometric means.
+
+    Args:
+        contests: The cases that have two sides.
+        renewed: How many of them have, by the search of today, another first plan than the cache.
+    """
     if not contests:
         return (Verdict("cases", "0", f"at least {LEAST_CASES}", False),)
     mean = _geometric_mean([each.ratio for each in contests])
@@ -105,6 +82,7 @@ def verdicts(contests: Sequence[Contest]) -> tuple[Verdict, ...]:
     worst = max(contests, key=lambda each: each.ratio)
     return (
         Verdict("cases", str(len(contests)), f"at least {LEAST_CASES}", len(contests) >= LEAST_CASES),
+        Verdict("cases whose plans are not those of today's search", str(renewed), "none", not renewed),
         Verdict(
             "worst ratio",
             f"{worst.ratio:.3f} ({worst.case})",
@@ -118,37 +96,68 @@ def verdicts(contests: Sequence[Contest]) -> tuple[Verdict, ...]:
     )
 
 
+def run(cases: Sequence[Case]) -> tuple[Verdict, ...]:
+    """Hold both sides of the cache against each other, print how ours fares, and judge it."""
+    cache, contests, renewed = load(FILE), [], 0
+    for case in cases:
+        found = contest(case, cache)
+        if found is None:
+            print(f"{case.name}: nothing to compare: one side has no compiled plan", file=sys.stderr)
+            continue
+        contests.append(found)
+        if not _is_of_today(case, found):
+            renewed += 1
+            print(
+                f"{case.name}: the search finds another plan today: run `python -m bench.quality --fresh "
+                f"--cases {case.name}`",
+                file=sys.stderr,
+            )
+    print(*align(table(contests), right=(1, 2, 4, 5, 6, 7, 8)), sep="\n")
+    print(*losses(contests), sep="\n")
+    return verdicts(contests, renewed)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
+    options = _parser().parse_args(arguments)
+    cases = [case for case in CASES if not options.cases or any(text in case.name for text in options.cases)]
+
+    def run_bench() -> Sequence[Verdict]:
+        if options.rebuild or options.fresh:
+            rebuild(
+                cases,
+                fresh=options.fresh,
+                workers=options.workers,
+                limit_seconds=options.limit,
+                most=options.most,
+            )
+        return run(cases)
+
+    return conclude(run_bench)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.quality",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--cases", nargs="*", help="only cases whose name has one of these texts in it")
-    options = parser.parse_args(arguments)
-    cache, contests = load(), []
-    for case in CASES:
-        if options.cases and not any(text in case.name for text in options.cases):
-            continue
-        found = contest(compare(Study(case), cache))
-        if found is None:
-            print(f"{case.name}: nothing to compare: one side has no compiled plan", file=sys.stderr)
-        else:
-            contests.append(found)
-    print(*align(table(contests), right=(1, 2, 3, 5, 6, 7)), sep="\n")
-    losses = [each for each in contests if each.ratio > 1]
-    for each in losses:
-        print(f"lost: {each.case}: {each.rule.plan.rule} is {each.ratio - 1:.1%} faster")
-    print()
-    for verdict in verdicts(contests):
-        print(verdict.line)
-    return 0
+    parser.add_argument("--rebuild", action="store_true", help="make and compile the plans that are missing")
+    parser.add_argument("--fresh", action="store_true", help="make all plans anew, then compile what is new")
+    parser.add_argument("--workers", type=int, default=1, help="compiles at once (1)")
+    parser.add_argument("--most", type=int, help="compile only the first plans of each side (all)")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds for one compile (900)")
+    return parser
 
 
-def _seconds(row: Row) -> float:
-    assert row.estimated is not None
-    return row.estimated
+def _is_of_today(case: Case, found: Contest) -> bool:
+    """Whether the plan that the search takes today is among those of the cache."""
+    (today,) = our_plans(studies(case), most=1)
+    study = today.study
+    written = write_labels(study.problem, today.proposal.candidate.labels)
+    seconds = price_plan(study.problem, study.memory, written).seconds
+    return any(math.isclose(each.row.predicted, seconds, rel_tol=_SAME) for each in found.ours)
 
 
 def _geometric_mean(values: Sequence[float]) -> float:

@@ -29,7 +29,7 @@ _DEARER = (1.0, 2.0, 8.0)
 """Prices of memory for runners-up, as multiples of those that the best plan is found at."""
 _SPARE = 2
 """Runners-up asked for, as a multiple of those wanted: some do not fit."""
-_NOTABLE = 0.005
+NOTABLE = 0.005
 """Share of the step from which on a collective makes two plans different."""
 
 
@@ -91,7 +91,7 @@ def search_plans(
 def _first(search: BudgetSearch, candidates: Sequence[Candidate], count: int) -> tuple[Candidate, ...]:
     """The fastest of some candidates that differ in what they do."""
     ranked = sorted(candidates, key=lambda candidate: candidate.seconds)
-    notable = _NOTABLE * ranked[0].seconds
+    notable = NOTABLE * ranked[0].seconds
     kept: dict[Hashable, Candidate] = {}
     for candidate in ranked:
         kept.setdefault(signature(search.problem, candidate.labels, notable), candidate)
@@ -114,7 +114,7 @@ def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int)
     if count <= 0:
         return []
     problem, first = search.problem, best.candidate
-    notable = _NOTABLE * first.seconds
+    notable = NOTABLE * first.seconds
     seen = {signature(problem, first.labels, notable)}
     found: list[Candidate] = []
     for network in _priced_networks(search.followers.network, search.rows, best.prices):

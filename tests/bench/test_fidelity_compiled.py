@@ -28,7 +28,7 @@ from bench.fidelity_cache import (
     save,
 )
 from bench.fidelity_cases import CASES
-from bench.fidelity_hand import Rule, pin_texts, rules
+from bench.fidelity_hand import Rule, pin_texts, rules, splits
 from bench.fidelity_labels import StalePlanError, code_text, price_plan, read_labels, write_labels
 from bench.fidelity_plans import lean_problem
 from bench.fidelity_report import Report, Row, memory_table, origin_table, ranking_table
@@ -149,23 +149,23 @@ def test_large_tensors_are_drawn_among_lean_layouts() -> None:
 
 def test_pins_of_a_rule() -> None:
     rule = Rule("FSDP and tensor parallel", ("x", "y"), ("", "y"), ("x", ""), cache="x")
-    texts = list(pin_texts(rule, {"params/layers/wq": 3, "cache/keys": 4, "cache/values": 4}))
+    texts = list(pin_texts(rule, {"params/layers/wq": 3, "cache/keys": 4, "cache/values": 4}, {}))
     assert "*layers/w_up=;x;y" in texts
     assert "einsum:layers/w_up=x;;|;y" in texts
     assert "*layers/w_down=;y;x" in texts
     assert "einsum:layers/w_down=x;;y|y;" in texts
     assert "cache/keys=;x;;" in texts
     assert any(
-        "w_up/int8=" in text for text in pin_texts(rule, {"params/layers/w_up/int8": 3, "cache/keys": 4})
+        "w_up/int8=" in text for text in pin_texts(rule, {"params/layers/w_up/int8": 3, "cache/keys": 4}, {})
     )
 
 
 def test_rules_for_a_mesh() -> None:
-    decode = {rule.name: rule for rule in rules(("x", "y", "z"), "decode")}
+    decode = {rule.name: rule for rule in rules(splits(("x", "y", "z"))[0], "decode")}
     assert decode["2D weight-stationary"].stored == ("x", "y,z")
     assert decode["FSDP"].tokens == ("x,y,z", "")
     assert "sequence parallel" not in decode
-    assert {rule.tokens for rule in rules(("x", "y"), "train")} >= {("", "x,y"), ("x", "y")}
+    assert {rule.tokens for rule in rules(splits(("x", "y"))[0], "train")} >= {("", "x,y"), ("x", "y")}
 
 
 def test_cases_span_models_phases_and_generations() -> None:

@@ -51,8 +51,6 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
     path = tmp_path / "plans.jsonl.xz"
     fake = Compiler(path)
     monkeypatch.setattr(fidelity_rebuild, "compile_all", fake)
-    monkeypatch.setattr(fidelity_rebuild, "load", lambda: fidelity_cache.load(path))
-    monkeypatch.setattr(fidelity_rebuild, "save", lambda cache: fidelity_cache.save(cache, path))
     monkeypatch.setattr(fidelity_rebuild, "libtpu_version", lambda: "1.0")
     monkeypatch.setattr(fidelity_rebuild, "proposals", _two_plans)
     return fake
@@ -65,7 +63,7 @@ def _two_plans(study: Study) -> list[Proposal]:
 
 
 def _rebuild(compiler: Compiler, *, fresh: bool = False) -> Cache:
-    fidelity_rebuild.rebuild((CASE,), fresh=fresh, workers=1, limit_seconds=1.0)
+    fidelity_rebuild.rebuild((CASE,), fresh=fresh, workers=1, limit_seconds=1.0, path=compiler.path)
     return fidelity_cache.load(compiler.path)
 
 

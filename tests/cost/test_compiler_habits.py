@@ -99,7 +99,9 @@ def test_few_sequences_leave_a_decode_step_no_minor_dim_to_scatter_by() -> None:
 
 
 SQUARE = native_mesh(parse_slice("v5e:2x2"))
-ROWS_TRIED = {  # (dims before the minor one, the scattered one): whether four chips of v4 scatter it
+ROWS_TRIED: dict[
+    tuple[tuple[int, ...], int], bool
+] = {  # (dims before the minor one, the scattered one): whether four chips of v4 scatter it
     **{((b,), 0): b >= 44 for b in (4, 8, 16, 32, 36, 40, 44, 48, 64, 96, 256)},
     **{((b, 1), 0): b >= 44 for b in (4, 8, 16, 32, 48, 64, 96, 256)},
     **{((b, 2), 0): b == 64 for b in (4, 16, 32, 48, 64)},

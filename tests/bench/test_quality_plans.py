@@ -1,0 +1,135 @@
+"""Both sides of a case of the quality bench: rules at their best mesh, and what a tuning run compiles."""
+
+from pathlib import Path
+
+import pytest
+
+from autoshard.mesh_study import mesh_label
+from bench import fidelity_cache, mixtral, quality_plans, quality_rebuild
+from bench.fidelity_cache import PlanLine
+from bench.fidelity_cases import Case, decode_case, prefill_case
+from bench.fidelity_hand import splits
+from bench.fidelity_plans import Proposal
+from bench.fidelity_rebuild import Compiling
+from bench.quality_cases import CASES
+from bench.quality_plans import HAND, SEARCH, SLOW, Placed, our_plans, placed_rules, rule_plans, studies
+from examples import palm
+
+DENSE = decode_case(palm, "palm_tiny", palm.TINY, "v5e:2x4", 8, 32)
+MIXTURE = prefill_case(mixtral, "mixtral_tiny", mixtral.TINY, "v5e:2x4", 16, 32)
+
+
+@pytest.fixture(scope="module")
+def rules() -> list[Placed]:
+    """The rules of the dense case."""
+    return rule_plans(studies(DENSE))
+
+
+def test_the_cases_are_those_that_the_claim_is_about() -> None:
+    assert len({case.name for case in CASES}) == len(CASES) >= 12
+    assert {case.phase for case in CASES} == {"decode", "prefill", "train"}
+    assert {case.slice_name.partition(":")[0] for case in CASES} == {"v4", "v5e", "v5p", "v6e"}
+    chips = {studies(case)[0].mesh.slice.n_chips for case in CASES}
+    assert min(chips) == 8
+    assert max(chips) == 256
+
+
+def test_a_case_is_studied_on_every_mesh_of_a_tuning_run() -> None:
+    native, finer = studies(DENSE)
+    assert (native.name, mesh_label(native.mesh)) == ("palm_tiny.decode.v5e:2x4", "x=2 y=4")
+    assert (finer.name, mesh_label(finer.mesh)) == (f"{native.name} on x=2 y0=2 y1=2", "x=2 y0=2 y1=2")
+
+
+def test_splits_of_the_axes_are_all_there_are() -> None:
+    assert [split.text for split in splits(("x", "y", "z"))] == [
+        "x|y,z", "y|x,z", "z|x,y", "x,y|z", "x,z|y", "y,z|x",
+    ]  # fmt: skip
+    assert [(split.first, split.rest, split.every) for split in splits(("x",))] == [("x", "", "x")]
+
+
+def test_rules_that_split_the_axes_come_once_for_each_split() -> None:
+    names = [name for name, _ in placed_rules(studies(DENSE)[0])]
+    assert names.count("FSDP") == 1
+    assert [name for name in names if name.startswith("2D weight")] == [
+        "2D weight-stationary x|y",
+        "2D weight-stationary y|x",
+    ]
+    assert not any("expert" in name for name in names)
+
+
+def test_ours_is_no_slower_than_any_rule_by_the_model(rules: list[Placed]) -> None:
+    ours = our_plans(studies(DENSE))
+    seconds = [placed.proposal.candidate.seconds for placed in ours]
+    assert seconds == sorted(seconds)
+    assert {placed.proposal.origin for placed in ours} == {SEARCH}
+    least = min(placed.proposal.candidate.seconds for placed in rules)
+    assert seconds[0] <= 1.01 * least
+    for placed in rules:
+        slow = placed.proposal.candidate.seconds > quality_plans.WORTH * least
+        assert placed.proposal.origin == (SLOW if slow else HAND)
+
+
+def test_a_rule_is_taken_at_its_best_mesh(rules: list[Placed]) -> None:
+    (best,) = [
+        placed.proposal.candidate.seconds
+        for placed in rules
+        if placed.proposal.rule.startswith("2D weight-stationary")
+    ]
+    for study in studies(DENSE):
+        for name, rule in placed_rules(study):
+            if rule.name == "2D weight-stationary":
+                plan = quality_plans._plan(study, rule, study.limit_bytes, float("inf"))
+                assert plan is None or plan.seconds >= 0.999 * best, name
+
+
+def test_experts_are_cut_as_a_rule_says() -> None:
+    study = studies(MIXTURE)[0]
+    rule = dict(placed_rules(study))["expert parallel and FSDP x|y"]
+    assert rule.experts is not None
+    assert (rule.experts.axis, rule.experts.stored, rule.experts.tokens) == ("x", ("y", ""), "y")
+    plan = quality_plans._plan(study, rule, study.limit_bytes, float("inf"))
+    assert plan is not None
+    problem = study.problem
+    (op,) = [op for op in problem.graph.einsums if op.name == "layers/w_up"]
+    number = problem.op_variable[op.index]
+    code = problem.variables[number].codes[plan.labels[number]]
+    assert [op.factors[factor].size for factor in code] == [mixtral.TINY.experts, 16]  # x, then sequences
+
+
+def test_answers_that_either_cache_has_are_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality_rebuild, "libtpu_version", lambda: "1.0")
+    asked: list[str] = []
+
+    def answer(study: object, cache: fidelity_cache.Cache, how: Compiling) -> None:
+        for key, plan in cache.plans.items():
+            if how.wanted(plan) and plan.answer is None:
+                asked.append(plan.id)
+                cache.plans[key] = PlanLine(
+                    case=plan.case, id=plan.id, origin=plan.origin, codes=plan.codes, rule=plan.rule,
+                    libtpu="1.0", answer=fidelity_cache.Answer(status="ok", compute=1.0),
+                )  # fmt: skip
+
+    monkeypatch.setattr(quality_rebuild, "compile_missing", answer)
+    monkeypatch.setattr(quality_rebuild, "contenders", _two)
+    path = tmp_path / "quality.jsonl.xz"
+
+    def rebuild(*, fresh: bool = False, most: int | None = None) -> fidelity_cache.Cache:
+        quality_rebuild.rebuild((DENSE,), fresh=fresh, workers=1, limit_seconds=1.0, most=most, path=path)
+        return fidelity_cache.load(path)
+
+    assert len(rebuild(most=0).plans) == 2
+    assert not asked
+    cache = rebuild()
+    assert [(plan.origin, plan.answer is None) for plan in cache.plans.values()] == [
+        (SEARCH, False),
+        (SLOW, True),
+    ]
+    assert rebuild() == cache == rebuild(fresh=True)
+    assert len(asked) == 1
+
+
+def _two(case: Case) -> list[Placed]:
+    first, second, *_ = our_plans(studies(case))
+    return [first, Placed(second.study, Proposal(SLOW, second.proposal.candidate, "FSDP"))]
