@@ -12,7 +12,9 @@ each at its best mesh. A ratio below 1 is a plan faster than every rule:
 
     ratio = estimated seconds of ours / estimated seconds of the best rule
 
-A loss, a ratio above 1, is listed with its cause: both sides by both tiers, and the parts that differ.
+The table counts the rules that the compiler accepted, those that are too slow to be compiled
+(`bench.quality_plans`), and the plans of either side that wait for a rebuild. A loss, a ratio above 1, is
+listed with its cause: both sides by both tiers, and the parts that differ.
 """
 
 from __future__ import annotations
@@ -41,7 +43,18 @@ _SAME = 1e-6
 
 def table(contests: Sequence[Contest]) -> list[tuple[str, ...]]:
     """A line for each case."""
-    heading = ("case", "ours", "first", "best rule", "its time", "ratio", "of the first", "rules", "slow")
+    heading = (
+        "case",
+        "ours",
+        "first",
+        "best rule",
+        "its time",
+        "ratio",
+        "of the first",
+        "rules",
+        "slow",
+        "waiting",
+    )
     return [
         heading,
         *(
@@ -55,6 +68,7 @@ def table(contests: Sequence[Contest]) -> list[tuple[str, ...]]:
                 f"{each.first_ratio:.3f}",
                 str(len(each.rules)),
                 str(each.slow),
+                str(each.waiting),
             )
             for each in contests
         ),
@@ -80,8 +94,10 @@ def verdicts(contests: Sequence[Contest], renewed: int = 0) -> tuple[Verdict, ..
     mean = _geometric_mean([each.ratio for each in contests])
     first = _geometric_mean([each.first_ratio for each in contests])
     worst = max(contests, key=lambda each: each.ratio)
+    waiting = sum(each.waiting for each in contests)
     return (
         Verdict("cases", str(len(contests)), f"at least {LEAST_CASES}", len(contests) >= LEAST_CASES),
+        Verdict("plans that wait for the compiler", str(waiting), "none", not waiting),
         Verdict("cases whose plans are not those of today's search", str(renewed), "none", not renewed),
         Verdict(
             "worst ratio",
@@ -112,7 +128,7 @@ def run(cases: Sequence[Case]) -> tuple[Verdict, ...]:
                 f"--cases {case.name}`",
                 file=sys.stderr,
             )
-    print(*align(table(contests), right=(1, 2, 4, 5, 6, 7, 8)), sep="\n")
+    print(*align(table(contests), right=(1, 2, 4, 5, 6, 7, 8, 9)), sep="\n")
     print(*losses(contests), sep="\n")
     return verdicts(contests, renewed)
 

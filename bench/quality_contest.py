@@ -55,12 +55,14 @@ class Contest:
         ours: Plans of the search in the order of tier 0.
         rules: Rules that the compiler accepted.
         slow: Rules that were not compiled: tier 0 finds them far slower than the best.
+        waiting: Plans of either side that a rebuild has not compiled yet.
     """
 
     case: str
     ours: tuple[Entrant, ...]
     rules: tuple[Entrant, ...]
     slow: int = 0
+    waiting: int = 0
 
     @property
     def first(self) -> Entrant:
@@ -92,11 +94,13 @@ def contest(case: Case, cache: Cache) -> Contest | None:
     """The two sides of a case; None where the compiler has accepted nothing of one of them."""
     places = [study for study in studies(case) if study.name in cache.cases]
     entrants = [entrant for study in places for entrant in _entrants(study, cache)]
-    slow = {plan.rule for study in places for plan in cache.of_case(study.name) if plan.origin == SLOW}
-    return sides(case.name, entrants, len(slow))
+    plans = [plan for study in places for plan in cache.of_case(study.name)]
+    slow = sum(plan.origin == SLOW for plan in plans)
+    waiting = sum(plan.origin != SLOW and plan.answer is None for plan in plans)
+    return sides(case.name, entrants, slow, waiting)
 
 
-def sides(case: str, entrants: Sequence[Entrant], slow: int = 0) -> Contest | None:
+def sides(case: str, entrants: Sequence[Entrant], slow: int = 0, waiting: int = 0) -> Contest | None:
     """Entrants by side; of ours only those that the model says fit, for a tuning run takes no others.
 
     A plan of ours that is also a rule's stands on both sides.
@@ -104,7 +108,7 @@ def sides(case: str, entrants: Sequence[Entrant], slow: int = 0) -> Contest | No
     ours = [each for each in entrants if each.row.plan.origin == SEARCH and each.row.fits]
     rules = [each for each in entrants if each.row.plan.rule]
     ours.sort(key=lambda each: each.row.predicted)
-    return Contest(case, tuple(ours), tuple(rules), slow) if ours and rules else None
+    return Contest(case, tuple(ours), tuple(rules), slow, waiting) if ours and rules else None
 
 
 def _entrants(study: Study, cache: Cache) -> list[Entrant]:

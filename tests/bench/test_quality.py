@@ -31,7 +31,7 @@ def _contest(ours: list[tuple[float, float]], rules: list[float], case: str = "m
         *(_entrant("search", predicted, estimated) for predicted, estimated in ours),
         *(_entrant("hand", 1.0, estimated, rule=f"rule {estimated}") for estimated in rules),
     ]
-    found = sides(case, entrants, slow=3)
+    found = sides(case, entrants, slow=3, waiting=2)
     assert found is not None
     return found
 
@@ -60,7 +60,7 @@ def test_a_plan_of_ours_that_is_a_rule_stands_on_both_sides() -> None:
 def test_the_table_has_a_line_for_each_case() -> None:
     heading, line = table([_contest([(1.0, 0.004)], [0.005], "palm")])
     rule = "rule 0.005 on x=2 y=4"
-    assert line == ("palm", "4.00 ms", "4.00 ms", rule, "5.00 ms", "0.800", "0.800", "1", "3")
+    assert line == ("palm", "4.00 ms", "4.00 ms", rule, "5.00 ms", "0.800", "0.800", "1", "3", "2")
     assert len(heading) == len(line)
 
 
@@ -70,6 +70,8 @@ def test_the_verdicts_are_on_the_geometric_mean_and_the_worst() -> None:
     assert (by_name["geometric mean"].figure, by_name["geometric mean"].met) == ("1.000", False)
     assert (by_name["worst ratio"].figure, by_name["worst ratio"].met) == ("2.000 (bad)", False)
     assert by_name["cases"].met
+    waiting = by_name["plans that wait for the compiler"]
+    assert (waiting.figure, waiting.met) == ("24", False)
     assert not by_name["cases whose plans are not those of today's search"].met
     assert [verdict.met for verdict in verdicts([])] == [False]
     assert verdicts(contests[::2])[-1].figure == pytest.approx("0.500")
