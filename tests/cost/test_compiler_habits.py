@@ -93,7 +93,7 @@ def test_axes_that_leave_the_minor_dim_later_split_it_still() -> None:
 
 def test_few_sequences_leave_a_decode_step_no_minor_dim_to_scatter_by() -> None:
     # 18432 over 64 chips are 288 a chip, which wants 384 lanes; 64 sequences want 128, 512 none beside.
-    have, want = layouts((OPEN, OPEN, OPEN)), np.array([[2, 2, 2]], dtype=np.int8)
+    have, want = layouts((OPEN, OPEN, 2)), layouts((2, 2, 2))
     assert all_reduced_scatters(have, want, (64, 1, 18432), 2, CUBE).all()
     assert not all_reduced_scatters(have, want, (512, 1, 18432), 2, CUBE).any()
 
@@ -139,3 +139,23 @@ def test_only_what_scatters_becomes_an_all_reduce(i: int, j: int) -> None:
     (found,) = all_reduced_scatters(OPEN_LAYOUTS[[i]], CLOSED[[j]], (8, 2048), 2, MESH)[0]
     kinds = [c.kind for c in reshard_collectives(OPEN_LAYOUTS[i], CLOSED[j], 8 * 2048 * 2, MESH)]
     assert not found or Kind.REDUCE_SCATTER in kinds
+
+
+WHOLE = {  # topologies: whether a scatter over all their chips stays one
+    **dict.fromkeys(("v4:2x2x1", "v5p:2x2x1", "v5e:2x2", "v5e:2x4", "v6e:2x4", "v5e:4x8", "v6e:4x8"), True),
+    **dict.fromkeys(("v4:2x2x2", "v4:2x2x4", "v4:4x4x4", "v4:8x8x8", "v5p:2x2x2", "v5p:4x4x8"), False),
+    **dict.fromkeys(("v5e:4x4", "v6e:4x4", "v5e:8x8", "v5e:8x16", "v6e:16x16"), False),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_scatters_over_all_chips_are_all_reduced_on_all_but_small_slices(name: str) -> None:
+    mesh = native_mesh(parse_slice(name))
+    every = len(mesh.axes)
+    have, want = np.full((1, every), OPEN, np.int8), np.full((1, every), MINOR, np.int8)
+    assert all_reduced_scatters(have, want, (1024, 2**20), 2, mesh).tolist() == [[not WHOLE[name]]]
+
+
+def test_scatters_over_all_but_one_axis_stay() -> None:
+    have, want = layouts((OPEN, OPEN, MINOR), (OPEN, OPEN, ROWS)), layouts((MINOR, MINOR, MINOR))
+    assert not all_reduced_scatters(have, want, (1024, 2**20), 2, CUBE)[0, 0]
