@@ -19,7 +19,7 @@ from autoshard.choice_study import price_combinations
 from autoshard.choice_trials import Priced, Values
 from autoshard.choices import choice_text
 from autoshard.combination_pricing import CombinationPricing
-from autoshard.errors import InfeasibleError, PinError
+from autoshard.errors import InfeasibleError, PinError, TraceError
 from autoshard.infeasible import does_not_fit
 from autoshard.judged import OK, Judged
 from autoshard.mesh_search import SearchResult, limits_label
@@ -101,6 +101,8 @@ class ChoiceSearch:
             seed=options.seed,
             storage=options.storage,
         )
+        if not known:
+            raise TraceError(self.sessions.none_can_be_planned())
         ranked = [values for values, priced in _ranked(known) if priced.status == OK]
         if not ranked and all(each.hbm_bytes is None for each in known.values()):
             raise PinError(next(iter(known.values())).status)

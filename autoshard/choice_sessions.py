@@ -64,8 +64,12 @@ class ChoiceSessions:
             session = self.open(values)
             if session is not None:
                 return session
+        raise TraceError(self.none_can_be_planned())
+
+    def none_can_be_planned(self) -> str:
+        """In words that all combinations that were tried are refused, and why the first."""
         values, reason = next(iter(self.refused.items()))
-        raise TraceError(
+        return (
             f"none of {len(self.refused)} combinations of choices of `{self.target.name}` can be planned; "
             f"{self.label(values)} {reason}"
         )

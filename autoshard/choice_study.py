@@ -107,18 +107,22 @@ class _Search:
         mine = [values for values in asked if values in self.programs]
         while True:
             priced = self.store.priced(self.programs)
-            missing = [values for values in mine if values not in priced]
+            worth_seconds = self.worth(priced)
+            missing = [v for v in mine if v not in priced or _may_be_of_use(priced[v], worth_seconds)]
             if not missing:
                 break
             begun = self.store.begun(self.programs)
             free = [values for values in missing if values not in begun]
-            self.price_one((free or missing)[0], priced)
+            self.price_one((free or missing)[0], worth_seconds)
         self.known |= {values: priced[values] for values in mine}
 
-    def price_one(self, values: Values, priced: dict[Values, Priced]) -> None:
-        """Price one combination; an error or Ctrl-C marks its trial as failed, to be tried again."""
+    def worth(self, priced: dict[Values, Priced]) -> float:
+        """Step time above which a combination is of no use: that of the last one wanted."""
         times = sorted(each.seconds for each in priced.values() if each.seconds is not None)
-        worth_seconds = times[self.wanted - 1] if len(times) >= self.wanted else float("inf")
+        return times[self.wanted - 1] if len(times) >= self.wanted else float("inf")
+
+    def price_one(self, values: Values, worth_seconds: float) -> None:
+        """Price one combination; an error or Ctrl-C marks its trial as failed, to be tried again."""
         trial = self.store.begin(values, self.programs[values])
         try:
             found = self.price(values, worth_seconds)
@@ -126,6 +130,13 @@ class _Search:
             self.store.drop(trial)
             raise
         self.store.settle(trial, found)
+
+
+def _may_be_of_use(priced: Priced, worth_seconds: float) -> bool:
+    """Whether a combination was pruned beside others that were faster than those of today."""
+    return (
+        priced.seconds is None and priced.bound_seconds is not None and priced.bound_seconds <= worth_seconds
+    )
 
 
 class _Proposals:

@@ -89,10 +89,10 @@ class ChoiceTrials:
     def _trials(
         self, programs: Mapping[Values, str], states: tuple[TrialState, ...]
     ) -> dict[Values, optuna.trial.FrozenTrial]:
-        """The trials of these programs; where there are several of one, the first."""
+        """The trials of these programs; where there are several of one, the last."""
         found: dict[Values, Any] = {}
         for trial in self._study.get_trials(deepcopy=False, states=states):
             values = tuple(trial.params.get(name) for name in self._names)
             if programs.get(values) == trial.user_attrs.get(_PROGRAM, ""):
-                found.setdefault(values, trial)
+                found[values] = trial
         return found

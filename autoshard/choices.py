@@ -16,7 +16,7 @@ import ast
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from autoshard.errors import OptionError
@@ -37,6 +37,11 @@ def checked_choices(choices: Choices | None, function: Callable[..., Any]) -> di
         OptionError: One has no values, the same twice, or one that a plan cannot hold; or the function has no
             such keyword argument.
     """
+    for name, values in (choices or {}).items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise OptionError(
+                f"choice `{name}` is {values!r}: expected a sequence of values, such as (1, 2, 4)"
+            )
     found = {name: tuple(values) for name, values in (choices or {}).items()}
     for name, values in found.items():
         _require_values(name, values)
@@ -56,8 +61,19 @@ def _require_values(name: str, values: Sequence[Value]) -> None:
             f"choice `{name}` has the value {wrong!r}, a {type(wrong).__name__}: expected strings, whole "
             "numbers, True, False or None, which a plan file holds exactly"
         )
+    unfit = next((value for value in values if isinstance(value, str) and not _survives(value)), None)
+    if unfit is not None:
+        raise OptionError(
+            f"choice `{name}` has the value {unfit!r}: expected one without commas and outer spaces, "
+            "which a command line can repeat"
+        )
     if not values or len(set(values)) < len(values):
         raise OptionError(f"choice `{name}` has the values {list(values)}: expected at least one, each once")
+
+
+def _survives(text: str) -> bool:
+    """Whether a string can be written in `NAME=VALUE,VALUE`."""
+    return bool(text) and text == text.strip() and "," not in text
 
 
 def takes_keyword(function: Callable[..., Any], name: str) -> bool:
@@ -100,7 +116,7 @@ def parse_choices(texts: Sequence[str]) -> dict[str, tuple[Value, ...]]:
 def _parse_value(text: str) -> Value:
     try:
         value: Value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # what literal_eval may raise
         return text
     return value if type(value) in (*_TYPES, float) else text
 

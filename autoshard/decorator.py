@@ -19,6 +19,8 @@ import jax
 from autoshard.application import Application
 from autoshard.applying import wrapper_names
 from autoshard.choices import Choices, checked_choices, with_static_names
+from autoshard.chosen import chosen_keywords
+from autoshard.jit_options import positional_parameters
 from autoshard.plan import Plan, load_plan
 from autoshard.unplanned import Unplanned
 
@@ -116,7 +118,9 @@ class PlannedFunction:
         """Return the shapes of the results, as `jax.jit(...).eval_shape`."""
         chosen = {} if self.plan is None else self.plan.choices
         options = with_static_names(self.jit_options, tuple(chosen))
-        return Unplanned(self.function, options).eval_shape(*args, **{**kwargs, **chosen})
+        if self.plan is not None:
+            kwargs = dict(chosen_keywords(self.plan, args, kwargs, positional_parameters(self.function)))
+        return Unplanned(self.function, options).eval_shape(*args, **kwargs)
 
     def clear_cache(self) -> None:
         """Forget compiled programs and read the plan again at the next call."""

@@ -122,6 +122,7 @@ class Explanation:
     forbidden: tuple[str, ...]
     choices: dict[str, str | int | bool | None]
     hbm_limit_bytes: int | None
+    padding: str | None
     created_by: str
     versions: Versions
     compiler_options: tuple[CompilerOption, ...]
@@ -156,6 +157,7 @@ def explain(plan: Plan) -> Explanation:
         forbidden=plan.forbidden,
         choices=plan.choices,
         hbm_limit_bytes=plan.hbm_limit_bytes,
+        padding=plan.padding,
         created_by=plan.created_by,
         versions=plan.versions,
         compiler_options=compiler_options(plan),

@@ -63,6 +63,7 @@ def _header(explanation: Explanation) -> list[str]:
         *(f"forbidden: {ban}" for ban in explanation.forbidden),
         *padding_lines((*explanation.einsums, *explanation.tensors)),
         *_limit(explanation.hbm_limit_bytes),
+        *([] if explanation.padding is None else [f"padding: {explanation.padding}"]),
     ]
 
 

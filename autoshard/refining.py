@@ -142,7 +142,8 @@ def compile_candidates(
 
     def settle(index: int, result: CompileResult) -> None:
         judged = with_estimate(candidates[index], result)
-        plan = with_fusion_times(judged.plan, traced.equations, result.matmul_seconds)
+        own = judged.traced or traced
+        plan = with_fusion_times(judged.plan, own.equations, result.matmul_seconds)
         on_result(index, replace(judged, plan=plan))
 
     compile_all(

@@ -108,7 +108,8 @@ def target_of(fn: Callable[..., Any], args: Sequence[Any], jit_options: Mapping[
         raise OptionError(
             f"tune() does not know the options {unknown}; of `jax.jit` it knows {list(TRACE_OPTIONS)}"
         )
-    return Target("", None, fn, _name_of(fn), tuple(args), options, keywords, choices)
+    given = {name: (keywords.pop(name),) for name in choices if name in keywords}
+    return Target("", None, fn, _name_of(fn), tuple(args), options, keywords, {**choices, **given})
 
 
 def _name_of(fn: Callable[..., Any]) -> str:

@@ -86,7 +86,7 @@ class Study:
     @cached_property
     def problem(self) -> Problem:
         """What tier 0 decides."""
-        return build_problem(_program(self.case)[1], self.mesh)
+        return build_problem(_program(self.case)[1], self.mesh, padding=True)
 
     @cached_property
     def memory(self) -> MemoryModel:

@@ -51,12 +51,12 @@ def padding_of_dims(layouts: Layouts, shape: tuple[int, ...], mesh: TorusMesh) -
         mesh: The mesh of A axes.
 
     Returns:
-        ``[K, rank]``: ``ceil(size / chips) * chips / size``, 1 where the chips divide the dim.
+        ``[K, rank]``: ``ceil(size / chips) * chips / size``, 1 where the chips divide the dim or it is empty.
     """
-    sizes = np.maximum(np.asarray(shape, dtype=np.int64), 1)
+    sizes = np.asarray(shape, dtype=np.int64)
     chips = shard_counts(layouts, len(shape), mesh)
-    padded: npt.NDArray[np.float64] = -(-sizes // chips) * chips / sizes
-    return padded
+    padded: npt.NDArray[np.float64] = -(-sizes // chips) * chips / np.maximum(sizes, 1)
+    return np.where(sizes > 0, padded, 1.0)
 
 
 def local_fraction(layouts: Layouts, mesh: TorusMesh, shape: tuple[int, ...] = ()) -> npt.NDArray[np.float64]:

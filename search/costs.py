@@ -108,7 +108,7 @@ def _padded(op: Op, shards: npt.NDArray[np.int64], mesh: TorusMesh) -> Floats:
     whole = np.array([factor.size for factor in op.factors], dtype=np.int64)
     local = -(-whole // shards)
     if len(op.operands) != 2 or op.primitive != "dot_general":
-        blocks: Floats = op.flops * (local / whole).prod(axis=1)
+        blocks: Floats = op.flops * (local / np.maximum(whole, 1)).prod(axis=1)
         return blocks
     held = [{f for dim in dims for f in dim} for dims in op.operand_dims]
     sizes = {role: np.ones(len(shards)) for role in ("batch", "m", "k", "n")}

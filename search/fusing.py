@@ -112,8 +112,10 @@ def _matmul(decisions: Decisions, decision: OpDecision) -> _Matmul | None:
     weighed = {factor for dim in op.operand_dims[weight] for factor in dim}
 
     def local(factors: Iterable[int]) -> float:
-        axes = [axis for axis, factor in enumerate(code[0]) if factor in set(factors)]
-        return prod(op.factors[f].size for f in factors) / prod(problem.mesh.shape[axis] for axis in axes)
+        """Elements of a block on one chip."""
+        sizes = problem.mesh.shape
+        chips = {f: prod(sizes[axis] for axis, held in enumerate(code[0]) if held == f) for f in factors}
+        return prod(-(-op.factors[f].size // count) for f, count in chips.items())
 
     summed = {f for f in read & weighed if op.factors[f].kind is FactorKind.REDUCTION}
     own = weighed - read

@@ -212,7 +212,7 @@ class Graph:
         if loop < 0:
             return 1
         parent = self.loops[loop].parent
-        return self.loops[loop].trips / (self.loops[parent].trips if parent >= 0 else 1)
+        return self.loops[loop].trips / max(1, self.loops[parent].trips if parent >= 0 else 1)
 
     @cached_property
     def consumers(self) -> tuple[tuple[tuple[int, int], ...], ...]:

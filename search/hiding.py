@@ -13,7 +13,8 @@ both at their best layouts, and s = `hidden_gather_slowdown` by which a gather i
     exposed = min(gather, s * gather - hidden_gather_fraction * min(s * gather, beside))
 
 so all gathers of a body together hide at most behind the body, and one that would take too long in pieces is
-made at once.
+made at once. Known weakness: a weight that is gathered in two parts, before and after its conversion, hides
+each of them as if it were alone.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Hiding:
         if reader is None or cost is None:
             return None
         seconds = cost.seconds if reader == edge.op else cost.seconds.min()
-        return np.full(len(edge.target_layouts), self._shares[self._body(reader)] * seconds)
+        return np.full(len(edge.target_layouts), self._shares.get(self._body(reader), 0.0) * seconds)
 
     def _reader(self, index: int) -> int | None:
         """The einsum that reads what an op reads: itself, or that which the op converts a weight for."""
@@ -89,7 +90,7 @@ class Hiding:
             work[body] = work.get(body, 0.0) + seconds
             if op.kind is OpKind.EINSUM and self.graph.reads_stored(op):
                 readers[body] = readers.get(body, 0.0) + seconds
-        return {body: work[body] / seconds for body, seconds in readers.items()}
+        return {body: work[body] / seconds for body, seconds in readers.items() if seconds}
 
 
 def hidden_seconds(

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from autoshard.search.budget_rows import priced
 from autoshard.search.budget_search import Best, BudgetSearch, Candidate, most_rest_seconds, step_seconds
-from autoshard.search.errors import BudgetError, TimeLimitError
+from autoshard.search.errors import BudgetError, NoSolutionError, SearchError, TimeLimitError
 from autoshard.search.ordered import ordered
 from autoshard.search.ordering import Orders
 from autoshard.search.reduction import Reduced
@@ -58,13 +58,16 @@ def best_with_permutes(search: BudgetSearch, best: Best, limit_bytes: float) -> 
 
 def _among(search: BudgetSearch, best: Best, most_seconds: float, limit_bytes: float) -> Best | None:
     """The best plan known once those of at most `most_seconds` are searched; None where that is too much."""
-    kept = _worth(search, best, most_seconds, limit_bytes).kept
-    written = ordered(search.problem, search.followers, kept, MOST_LABELS)
-    if written is None:
-        return None
     try:
+        kept = _worth(search, best, most_seconds, limit_bytes).kept
+        written = ordered(search.problem, search.followers, kept, MOST_LABELS)
+        if written is None:
+            return None
         found = search.within(written.problem, written.followers).best(limit_bytes)
-    except (BudgetError, TimeLimitError):
+    except (BudgetError, NoSolutionError):  # proof that nothing of at most `most_seconds` fits
+        least = min(most_seconds, best.candidate.seconds)
+        return replace(best, bound_seconds=max(best.bound_seconds, least))
+    except (SearchError, TimeLimitError):
         return None
     other = with_permutes(search, written.original(found.candidate.labels))
     winner = min(best.candidate, other, key=lambda candidate: candidate.seconds)

@@ -170,7 +170,9 @@ class Orders:
                 present = self._present(edge)
                 if self._permutes(have, want, self._chosen, present):
                     axes = permuted(self._axes(have, self._chosen), self._axes(want, self._chosen), present)
-                    yield Permute(number, axes, self._local_bytes(edge), self._price(edge) / edge.trips)
+                    yield Permute(
+                        number, axes, self._local_bytes(edge), self._price(edge) / max(edge.trips, 1)
+                    )
 
     def _permutes(self, have: Sequence[Place], want: Sequence[Place], orders: _Orders, present: Axes) -> bool:
         """Whether one dim needs a permute under some orders."""

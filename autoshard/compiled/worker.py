@@ -228,6 +228,7 @@ def _estimated(
     try:
         module = parse_module(answer.text)
         timeline = estimate_timeline(module, TorusMesh(slice_, mesh_axes))
+        matmuls = matmul_seconds(module, timeline)
     except Exception as error:  # a schedule that cannot be read costs its candidate, not the run
         traceback.print_exc()
         detail = f"the schedule cannot be read: {type(error).__name__}: {error}"
@@ -241,7 +242,7 @@ def _estimated(
         exposed_collective_seconds=timeline.exposed_collective_seconds,
         collectives=timeline.collectives,
         unknown_loops=timeline.unknown_loops,
-        matmul_seconds=matmul_seconds(module, timeline),
+        matmul_seconds=matmuls,
     )
 
 
