@@ -89,7 +89,8 @@ def _split(page: str, name: str) -> tuple[str, str, str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _cell(quantity: Quantity | None) -> str:
