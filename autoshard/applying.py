@@ -88,7 +88,7 @@ def constrainer(mesh: AnyMesh) -> Callable[[Any, PartitionSpec], Any]:
     An array cannot be padded outside of a compiled program: there what is padded gets a program of its own.
     """
     constrain_here: Callable[[Any, NamedSharding], Any] = jax.lax.with_sharding_constraint
-    constrain_in_program = jax.jit(constrain_here, static_argnums=1, inline=True)
+    constrain_in_program = jax.jit(constrain_here, static_argnums=1)
 
     def constrain(array: Any, spec: PartitionSpec) -> Any:
         put = constrain_here if _divides(spec, jax.typeof(array).shape, mesh) else constrain_in_program

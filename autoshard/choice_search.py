@@ -24,11 +24,11 @@ from autoshard.infeasible import does_not_fit
 from autoshard.judged import OK, Judged
 from autoshard.mesh_search import SearchResult, limits_label
 from autoshard.mesh_solving import Solved, with_bound
-from autoshard.plan_records import CombinationRecord
 from autoshard.progress import Progress
 from autoshard.targets import Target
 from autoshard.tune_options import Options
 from autoshard.tune_session import Session
+from autoshard.verdict_records import CombinationRecord
 
 _COMBINATIONS_OF_CANDIDATES = 3
 _PRICED = 8

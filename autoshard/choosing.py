@@ -11,9 +11,10 @@ from autoshard.errors import AutoshardError, CompileError
 from autoshard.infeasible import compiler_finds_no_room
 from autoshard.judged import OK, Judged, rank
 from autoshard.plan import Plan
-from autoshard.plan_records import EinsumRecord, RunnerUp
+from autoshard.plan_records import EinsumRecord
 from autoshard.refinement import ESTIMATED, MEASURED, Refinement
 from autoshard.tune_session import Session
+from autoshard.verdict_records import RunnerUp
 
 _HEAVY = 3
 _INTERRUPTED = "the run was interrupted"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from autoshard.coverage_records import Coverage, OpaqueRecord, UnknownLoopRecord, UnruledPrimitive
-from autoshard.plan_records import SIGNIFICANT_DIGITS
+from autoshard.record import SIGNIFICANT_DIGITS
 from autoshard.search.coverage import PrimitiveCoverage, Standing, measure_coverage
 from autoshard.search.graph import Graph
 

@@ -1,11 +1,11 @@
 """The part of a plan that says how much of the function is under its decisions, and what is not.
 
-The counting is `autoshard.search.coverage`; records are as in `autoshard.plan_records`.
+The counting is `autoshard.search.coverage`; records are as in `autoshard.record`.
 """
 
 from __future__ import annotations
 
-from autoshard.plan_records import Record
+from autoshard.record import Record
 
 
 class UnruledPrimitive(Record, frozen=True, kw_only=True):

@@ -20,17 +20,9 @@ from autoshard.errors import SliceError, UnknownChipError
 from autoshard.explain_compiled import CompilerOption, MemoryOrder, compiler_options, memory_orders
 from autoshard.fusion_hints import FusionHint, fusion_hints
 from autoshard.plan import Plan
-from autoshard.plan_records import (
-    CollectiveRecord,
-    CombinationRecord,
-    EinsumRecord,
-    Measurement,
-    PaddingRecord,
-    RunnerUp,
-    TensorRecord,
-    Versions,
-)
+from autoshard.plan_records import CollectiveRecord, EinsumRecord, PaddingRecord, TensorRecord
 from autoshard.units import format_seconds
+from autoshard.verdict_records import CombinationRecord, Measurement, RunnerUp, Versions
 
 _MFU_DTYPE = "bfloat16"
 _NOT_RUN = "it was not asked for"

@@ -14,9 +14,9 @@ from autoshard.explain import Explanation, Memory, Operation, StepTime
 from autoshard.explain_compiled import option_lines, order_lines
 from autoshard.fusion_hints import hint_lines
 from autoshard.padding_text import padding_lines, padding_text
-from autoshard.plan_records import CombinationRecord, RunnerUp, Versions
 from autoshard.text_table import align
 from autoshard.units import format_bytes, format_percent, format_seconds, three_digits
+from autoshard.verdict_records import CombinationRecord, RunnerUp, Versions
 
 _NUMBERS = ("trips", "compute", "HBM", "ICI", "DCN", "latency", "exposed", "share")
 _RUNNER_UP_HEADING = ("runner-up", "predicted", "estimated", "measured", "HBM per chip", "status")

@@ -16,10 +16,10 @@ from autoshard.compiled.worker import CompileResult
 from autoshard.memory_orders import with_orders
 from autoshard.partitioner.check import PropagationCheck
 from autoshard.plan import Plan
-from autoshard.plan_records import Estimate, Measurement
 from autoshard.programs import Program
 from autoshard.timing_bench import TimingResult
 from autoshard.trace import Traced
+from autoshard.verdict_records import Estimate, Measurement
 
 OK = "ok"
 

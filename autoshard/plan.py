@@ -1,8 +1,8 @@
 """A plan: how every array of a function is sharded on a slice, and the evidence for it.
 
-The public face of the plan file: what the file says field by field is in `plan_records`, how it is read
-and written in `plan_file`. Nothing here imports JAX until a mesh or a sharding is asked for, so that
-explaining a plan is quick.
+The public face of the plan file: what the file says field by field is in `plan_records` and
+`verdict_records`, how it is read and written in `plan_file`. Nothing here imports JAX until a mesh or a
+sharding is asked for, so that explaining a plan is quick.
 """
 
 from __future__ import annotations
@@ -18,22 +18,17 @@ from autoshard.plan_mesh import Device, build_mesh
 from autoshard.plan_records import (
     ArgumentRecord,
     AxisRecord,
-    CombinationRecord,
     EinsumRecord,
-    Estimate,
     FunctionRecord,
     FusionRecord,
-    Measurement,
-    Prediction,
-    Record,
     ResultRecord,
-    RunnerUp,
     SchemaRecord,
     TensorRecord,
     TogetherRecord,
-    Versions,
 )
 from autoshard.plan_shardings import shardings_tree
+from autoshard.record import Record
+from autoshard.verdict_records import CombinationRecord, Estimate, Measurement, Prediction, RunnerUp, Versions
 
 if TYPE_CHECKING:
     import jax

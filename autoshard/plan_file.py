@@ -23,7 +23,8 @@ from msgspec import inspect
 
 from autoshard.errors import PlanError
 from autoshard.plan_folding import fold_plan, unfold_plan
-from autoshard.plan_records import Record, SchemaRecord
+from autoshard.plan_records import SchemaRecord
+from autoshard.record import Record
 
 _LINE_WIDTH = 110
 _CURRENT = SchemaRecord()

@@ -1,9 +1,7 @@
 """The parts of a plan: what a plan file says, field by field.
 
-Every part is a frozen record, known by its field names alone. A record never changes its file: field order
-is the order in the file, floats are held to 6 significant digits (what the file holds), and numbers that
-JSON cannot express are refused. So a plan equals the plan that is loaded back, and writing it again gives
-the same bytes.
+Every part is a frozen record (`autoshard.record`), known by its field names alone. What the tiers say of a
+whole plan is in `autoshard.verdict_records`.
 
 Times and bytes of an einsum or a tensor are for *one* execution; `trips` says how often it runs in a step
 (a `scan` body is listed once). Copies of it in an unrolled program are listed once too: the name is then a
@@ -13,33 +11,7 @@ Times are seconds, `*_per_chip` counts are for one chip.
 
 from __future__ import annotations
 
-import math
-
-import msgspec
-from msgspec.structs import force_setattr
-
-from autoshard.errors import PlanError
-
-SIGNIFICANT_DIGITS = 6
-"""Floats of a plan are held to this many significant digits: the last bits must not change a file."""
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of a plan whose floats are rounded to what the plan file holds."""
-
-    def __post_init__(self) -> None:
-        for field in self.__struct_fields__:
-            value, name = getattr(self, field), f"{type(self).__name__}.{field}"
-            if isinstance(value, float):
-                force_setattr(self, field, _rounded(value, name))
-            elif isinstance(value, dict) and any(isinstance(each, float) for each in value.values()):
-                force_setattr(self, field, {key: _rounded(each, name) for key, each in value.items()})
-
-
-def _rounded(value: float, name: str) -> float:
-    if not math.isfinite(value):
-        raise PlanError(f"`{name}` is {value}, which a plan file cannot hold: expected a finite number.")
-    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+from autoshard.record import Record
 
 
 class SchemaRecord(Record, frozen=True, kw_only=True):
@@ -275,91 +247,3 @@ class FusionRecord(Record, frozen=True, kw_only=True):
     fused_collective_seconds: float = 0.0
     estimated_seconds: float | None = None
     estimated_fused_seconds: float | None = None
-
-
-class Prediction(Record, frozen=True, kw_only=True):
-    """What the analytical model says of the whole step (tier 0).
-
-    Attributes:
-        seconds: predicted time of a step.
-        lower_bound_seconds: proven: by this model, no plan of the searched space is faster.
-        gap: relative distance between the two.
-        compute_seconds: time of the matrix units, all trips.
-        hbm_seconds: time of the HBM traffic, all trips.
-        ici_seconds: time of the collectives and copies, all trips.
-        exposed_ici_fraction: the part of `ici_seconds` that the model does not hide behind other work.
-        hbm_bytes_per_chip: peak memory.
-        hbm_by_kind: the same by kind (arguments, results, ...).
-        hbm_limit_bytes: what a chip has for the program, or the less that the user allowed.
-        flops_per_chip: floating-point operations of the einsums, all trips.
-        tokens: how many tokens a step handles, where it is known.
-        cost: `seconds` by its parts, all trips; None in older plans.
-    """
-
-    seconds: float
-    lower_bound_seconds: float
-    gap: float
-    compute_seconds: float
-    hbm_seconds: float
-    ici_seconds: float
-    exposed_ici_fraction: float
-    hbm_bytes_per_chip: int
-    hbm_by_kind: dict[str, int]
-    hbm_limit_bytes: int
-    flops_per_chip: float
-    tokens: int | None = None
-    cost: CostRecord | None = None
-
-
-class Estimate(Record, frozen=True, kw_only=True):
-    """What the real compiler says of the compiled step (tier 2)."""
-
-    seconds: float
-    hbm_bytes_per_chip: int
-    compute_seconds: float
-    ici_seconds: float
-
-
-class Measurement(Record, frozen=True, kw_only=True):
-    """What the attached devices say (tier 3): median step time of `runs` runs, and its spread."""
-
-    seconds: float
-    spread_seconds: float
-    runs: int
-    device_kind: str
-
-
-class RunnerUp(Record, frozen=True, kw_only=True):
-    """A candidate that did not win, with what every tier said of it (None where a tier did not run)."""
-
-    summary: str
-    predicted_seconds: float
-    estimated_seconds: float | None = None
-    measured_seconds: float | None = None
-    hbm_bytes_per_chip: int | None = None
-    status: str
-
-
-class CombinationRecord(Record, frozen=True, kw_only=True):
-    """One combination of choices (`autoshard.choices`) as the analytical model sees it at its best plan.
-
-    Attributes:
-        values: the value of each choice.
-        predicted_seconds: predicted step time; None where there is no plan.
-        hbm_bytes_per_chip: predicted peak memory; where nothing fits, what is needed at least.
-        status: "ok", or why there is no time: slower than others, does not fit, cannot be traced.
-    """
-
-    values: dict[str, str | int | bool | None]
-    predicted_seconds: float | None = None
-    hbm_bytes_per_chip: int | None = None
-    status: str
-
-
-class Versions(Record, frozen=True, kw_only=True):
-    """The versions that the plan was made with; `libtpu` is None where the TPU compiler was not there."""
-
-    jax: str
-    jaxlib: str
-    libtpu: str | None = None
-    autoshard: str

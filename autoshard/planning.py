@@ -30,10 +30,8 @@ from autoshard.plan_records import (
     FunctionRecord,
     FusionRecord,
     PaddingRecord,
-    Prediction,
     ResultRecord,
     TensorRecord,
-    Versions,
 )
 from autoshard.plan_shardings import structure_text
 from autoshard.search.decisions import Decisions, OpDecision, spell_out
@@ -45,6 +43,7 @@ from autoshard.search.problem import Problem
 from autoshard.search.updates import written_along_shards
 from autoshard.specs import format_chain, format_spec, format_type
 from autoshard.trace import Traced
+from autoshard.verdict_records import Prediction, Versions
 
 
 def make_plan(

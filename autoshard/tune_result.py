@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from autoshard.plan import Plan
-from autoshard.plan_records import RunnerUp
+from autoshard.verdict_records import RunnerUp
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,18 +40,20 @@ class Priced:
         labels: Its labels in the problem of today.
         seconds: Predicted step time.
         peak: HBM per chip.
+        permute_seconds: The part of `seconds` that permutes between orders of axes take.
         filled: Variables that the plan does not decide, left to the solver.
     """
 
     labels: tuple[int, ...]
     seconds: float
     peak: Peak
+    permute_seconds: float
     filled: int
 
     @property
     def candidate(self) -> Candidate:
         """The plan as the search has it."""
-        return Candidate(self.labels, self.seconds, self.peak)
+        return Candidate(self.labels, self.seconds, self.peak, self.permute_seconds)
 
 
 def variable_names(problem: Problem) -> tuple[str, ...]:
@@ -128,8 +130,9 @@ def price_plan(problem: Problem, memory: MemoryModel, written: Mapping[str, str]
     value = problem.network.value(labels)
     if not np.isfinite(value):
         raise StalePlanError(_impossible(problem))
-    seconds = value - problem.rest_seconds(labels) + spell_out(problem, labels).orders.permute_seconds
-    return Priced(labels, seconds, memory.peak(labels), sum(label is None for label in known))
+    permutes = spell_out(problem, labels).orders.permute_seconds
+    seconds = value - problem.rest_seconds(labels) + permutes
+    return Priced(labels, seconds, memory.peak(labels), permutes, sum(label is None for label in known))
 
 
 def _filled(problem: Problem, known: Sequence[int | None]) -> tuple[int, ...]:

@@ -22,7 +22,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,24 +34,13 @@ from autoshard.search.graph import OpKind
 from autoshard.search.kernels import kernels
 from autoshard.search.lifetimes import Lifetimes
 from autoshard.search.problem import Edge, Flow, Problem
+from autoshard.search.spans import Span, columns
 
 Floats = npt.NDArray[np.float64]
 
 ARGUMENTS, LOOP, RESULTS = "arguments", "loop carries", "results"
 ACTIVATIONS, COPIES = "activations", "resharded copies"
 KINDS = (ARGUMENTS, LOOP, RESULTS, ACTIVATIONS, COPIES)
-
-
-class Span(NamedTuple):
-    """Bytes that are live from `start` to `stop` inclusive, of kind `KINDS[kind]`.
-
-    How many they are under a plan is said by entry `form` of a table that copies share.
-    """
-
-    form: int
-    start: int
-    stop: int
-    kind: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +73,8 @@ class MemoryModel:
         self._local: list[tuple[int, Floats]] = []
         self._sides: list[tuple[int, Side]] = []
         self._forms: dict[object, int] = {}
-        self.buffers = _columns([*self._anchored(), *self._plain()])
-        self.copies = _columns([copy for flow in problem.flows for copy in self._copies(flow)])
+        self.buffers = columns([*self._anchored(), *self._plain()])
+        self.copies = columns([copy for flow in problem.flows for copy in self._copies(flow)])
 
     def peak(self, labels: Sequence[int]) -> Peak:
         """Return the peak of a plan."""
@@ -317,26 +305,6 @@ class MemoryModel:
             self._forms[key] = len(self._sides)
             self._sides.append(key)
         return Span(self._forms[key], start, stop, KINDS.index(kind))
-
-
-@dataclass(frozen=True, slots=True)
-class _Spans:
-    """Many spans, by column."""
-
-    form: npt.NDArray[np.intp]
-    start: npt.NDArray[np.intp]
-    stop: npt.NDArray[np.intp]
-    kind: npt.NDArray[np.intp]
-
-    def live(self, point: int) -> Iterator[tuple[int, int]]:
-        """The forms that are live at a point, and how often each is."""
-        forms, counts = np.unique(self.form[(self.start <= point) & (point <= self.stop)], return_counts=True)
-        return zip(forms.tolist(), counts.tolist(), strict=True)
-
-
-def _columns(spans: Sequence[Span]) -> _Spans:
-    table = np.array(spans, dtype=np.intp).reshape(-1, len(Span._fields))
-    return _Spans(*(table[:, column] for column in range(len(Span._fields))))
 
 
 def _members(problem: Problem) -> dict[int, list[int]]:

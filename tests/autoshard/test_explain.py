@@ -9,7 +9,8 @@ from autoshard.coverage_records import UnruledPrimitive
 from autoshard.explain import explain
 from autoshard.explain_text import to_json, to_text
 from autoshard.plan import Plan, load_plan
-from autoshard.plan_records import ArgumentRecord, CostRecord, Measurement, ResultRecord
+from autoshard.plan_records import ArgumentRecord, CostRecord, ResultRecord
+from autoshard.verdict_records import Measurement
 
 
 def test_the_text_of_the_kept_plan(plan: Plan, plan_path: Path) -> None:

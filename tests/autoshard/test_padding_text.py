@@ -125,3 +125,4 @@ def test_a_padded_plan_is_applied_without_jit_and_under_grad() -> None:
     params, tokens = arrays()
     expected = jax.jit(jax.grad(lambda p: forward(p, tokens).mean()))(params)
     same(jax.jit(jax.grad(lambda p: applied(p, tokens).mean()))(params), expected)
+    same(jax.grad(lambda p: applied(p, tokens).mean())(params), expected)

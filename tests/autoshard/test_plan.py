@@ -14,8 +14,9 @@ from jax.sharding import PartitionSpec as P
 from autoshard.errors import PlanError, PlanMismatchError
 from autoshard.plan import Plan
 from autoshard.plan_mesh import device_order
-from autoshard.plan_records import ArgumentRecord, AxisRecord, Estimate, Measurement
+from autoshard.plan_records import ArgumentRecord, AxisRecord
 from autoshard.plan_shardings import parse_tree
+from autoshard.verdict_records import Estimate, Measurement
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,12 @@ from autoshard.plan_records import (
     CollectiveRecord,
     CostRecord,
     EinsumRecord,
-    Estimate,
     FunctionRecord,
     FusionRecord,
-    Measurement,
-    Prediction,
     ResultRecord,
-    RunnerUp,
     TensorRecord,
-    Versions,
 )
+from autoshard.verdict_records import Estimate, Measurement, Prediction, RunnerUp, Versions
 
 _FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 _INTS = st.integers(-(2**63), 2**64 - 1)

@@ -13,13 +13,13 @@ from autoshard import mesh_solving, tuning
 from autoshard.errors import CompileError, InfeasibleError, OptionError, SliceError, TargetError
 from autoshard.judged import Judged, rank
 from autoshard.plan import Plan
-from autoshard.plan_records import Estimate, Measurement
 from autoshard.progress import Progress
 from autoshard.refinement import Refinement
 from autoshard.search import planner
 from autoshard.targets import Target
 from autoshard.tune_options import Options
 from autoshard.tune_result import TuneResult
+from autoshard.verdict_records import Estimate, Measurement
 
 B, E, F = 64, 128, 512
 

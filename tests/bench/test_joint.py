@@ -8,7 +8,7 @@ import pytest
 from autoshard.phases.memory_order import Reordered
 from autoshard.phases.result import JointPlans
 from autoshard.plan import Plan
-from autoshard.plan_records import Estimate
+from autoshard.verdict_records import Estimate
 from bench.joint import CASES, estimated
 from tests.autoshard.phases.test_tune_phases import planned
 
