@@ -16,12 +16,11 @@ import jax.numpy as jnp
 from jax import Array, ShapeDtypeStruct, lax
 
 from examples import llama
-from examples.train import adam
 
 Params = dict[str, Any]
 State = tuple[Any, Any]
 
-_RATE = 1e-4
+_RATE, _DECAY_FIRST, _DECAY_SECOND, _LEAST = 1e-4, 0.9, 0.95, 1e-8
 
 
 def forward(params: Params, tokens: Array, config: llama.Config) -> Array:
@@ -62,7 +61,21 @@ def adam_step(
 ) -> tuple[Array, Params, State]:
     """One step of Adam, without the correction of its start: the loss, the parameters and the moments."""
     value, gradients = jax.value_and_grad(loss)(params, tokens, targets, config)
-    return value, *adam(params, state, gradients)
+    first = jax.tree.map(functools.partial(_moment, decay=_DECAY_FIRST, power=1), state[0], gradients)
+    second = jax.tree.map(functools.partial(_moment, decay=_DECAY_SECOND, power=2), state[1], gradients)
+    return value, jax.tree.map(_moved, params, first, second), (first, second)
+
+
+def _moment(old: Array, gradient: Array, *, decay: float, power: int) -> Array:
+    """The running mean of a power of the gradient, in float32."""
+    mean: Array = decay * old + (1 - decay) * gradient.astype(jnp.float32) ** power
+    return mean
+
+
+def _moved(one: Array, first: Array, second: Array) -> Array:
+    """A parameter after the step."""
+    step = _RATE * first / (jnp.sqrt(second) + _LEAST)
+    return (one.astype(jnp.float32) - step).astype(one.dtype)
 
 
 def train_inputs(config: llama.Config, batch: int, length: int, *, adam: bool) -> tuple[Any, ...]:

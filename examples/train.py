@@ -112,14 +112,9 @@ def train_step(
 ) -> tuple[Array, Params, State]:
     """One step of Adam, without the correction of its start: the loss, the parameters and the moments."""
     value, gradients = gradient(params, tokens, targets, config, remat, microbatches)
-    return value, *adam(params, state, gradients)
-
-
-def adam(params: Params, state: State, gradients: Params) -> tuple[Params, State]:
-    """The parameters and the moments after a step of Adam, without the correction of its start."""
     first = jax.tree.map(functools.partial(_moment, decay=_DECAY_FIRST, power=1), state[0], gradients)
     second = jax.tree.map(functools.partial(_moment, decay=_DECAY_SECOND, power=2), state[1], gradients)
-    return jax.tree.map(_moved, params, first, second), (first, second)
+    return value, jax.tree.map(_moved, params, first, second), (first, second)
 
 
 def _moment(old: Array, slope: Array, *, decay: float, power: int) -> Array:
