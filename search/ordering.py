@@ -1,9 +1,10 @@
 """The order of several mesh axes within one tensor dim, chosen after the layouts.
 
 A dim sharded by x and y may be cut first by x or first by y.  The layouts do not say; the compiler cares:
-gathering the *minor* axes of a dim, or scattering over new minor axes, is one collective, anything else
-needs a permute of the data first.  So along every edge the axes that stay on a dim should be its major ones,
-in the same order on both sides.  Orders are labels of a second, small cost network: one variable per factor
+gathering the *minor* axes of a dim, moving them to another dim, or scattering over new minor axes, is one
+collective, anything else needs a permute of the data first.  So along every edge the axes that stay on a dim
+should be its major ones, in the same order on both sides; and as axes move before others are gathered
+(`autoshard.cost.reshard`), those that move should be minor to those that are gathered.  Orders are labels of a second, small cost network: one variable per factor
 of an op and per dim of an anchored value that carries two or more axes; a mismatch costs a
 collective-permute of the local tensor.
 """
@@ -31,6 +32,19 @@ Spec = tuple[Axes, ...]
 
 
 _Orders = dict[Place, Axes]
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """The axes that shard some dim of a tensor before and after a reshard.
+
+    Attributes:
+        before: At its source.
+        after: At its target.
+    """
+
+    before: Collection[int]
+    after: Collection[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +167,10 @@ class Orders:
     def _mismatches(self, edge: Edge) -> Iterator[tuple[list[Place], Floats]]:
         """For each dim the places that decide and the time of permutes under each of their orders."""
         for places, have, want in self._meetings(edge):
-            options, present = [self._domains[place] for place in places], self._present(edge)
+            options, sharding = [self._domains[place] for place in places], self._sharding(edge)
             cost = np.array(
                 [
-                    self._permutes(have, want, dict(zip(places, orders, strict=True)), present)
+                    self._permutes(have, want, dict(zip(places, orders, strict=True)), sharding)
                     for orders in itertools.product(*options)
                 ],
                 dtype=np.float64,
@@ -167,21 +181,25 @@ class Orders:
         """The permutes under the chosen orders."""
         for number, edge in enumerate(self._problem.edges):
             for _, have, want in self._meetings(edge):
-                present = self._present(edge)
-                if self._permutes(have, want, self._chosen, present):
-                    axes = permuted(self._axes(have, self._chosen), self._axes(want, self._chosen), present)
+                sharding = self._sharding(edge)
+                if self._permutes(have, want, self._chosen, sharding):
+                    axes = permuted(self._axes(have, self._chosen), self._axes(want, self._chosen), sharding)
                     yield Permute(
                         number, axes, self._local_bytes(edge), self._price(edge) / max(edge.trips, 1)
                     )
 
-    def _permutes(self, have: Sequence[Place], want: Sequence[Place], orders: _Orders, present: Axes) -> bool:
+    def _permutes(
+        self, have: Sequence[Place], want: Sequence[Place], orders: _Orders, sharding: Sharding
+    ) -> bool:
         """Whether one dim needs a permute under some orders."""
-        return not compatible(self._axes(have, orders), self._axes(want, orders), present)
+        return not compatible(self._axes(have, orders), self._axes(want, orders), sharding)
 
-    def _present(self, edge: Edge) -> Axes:
-        """The axes that shard what is on an edge at its source."""
-        layout = edge.source_layouts[self._labels[edge.source]].tolist()
-        return tuple(axis for axis, dim in enumerate(layout) if dim >= 0)
+    def _sharding(self, edge: Edge) -> Sharding:
+        """The axes that shard what is on an edge at either end."""
+        return Sharding(
+            sharding_axes(edge.source_layouts[self._labels[edge.source]]),
+            sharding_axes(edge.target_layouts[self._labels[edge.target]]),
+        )
 
     def _price(self, edge: Edge) -> float:
         """Time per step of permuting the smaller local part of what is on an edge."""
@@ -198,28 +216,30 @@ class Orders:
         return value.nbytes * float(local_fraction(np.stack([have, want]), mesh, value.shape).min())
 
 
-def compatible(have: Axes, want: Axes, present: Collection[int]) -> bool:
+def compatible(have: Axes, want: Axes, sharding: Sharding) -> bool:
     """Whether one collective per change of a dim is enough, so that nothing need be permuted.
 
-    That is so when the axes that stay are the major ones, in the same order, on both sides.  New axes follow
-    in the order in which they come: first those that shard nothing before, then those that come from another
-    dim (`present` are the axes that shard some dim before).
+    That is so when the axes that stay are the major ones, in the same order, on both sides.  Of those that
+    leave, the ones that are gathered come before the ones that move to another dim.  New axes follow in the
+    order in which they come: first those that shard nothing before, then those that come from another dim.
     """
     kept = tuple(axis for axis in have if axis in want)
-    arrival = [axis in present for axis in want[len(kept) :]]
-    return have[: len(kept)] == kept and want[: len(kept)] == kept and arrival == sorted(arrival)
+    leaving = [axis in sharding.after for axis in have[len(kept) :]]
+    arrival = [axis in sharding.before for axis in want[len(kept) :]]
+    staying = have[: len(kept)] == kept and want[: len(kept)] == kept
+    return staying and leaving == sorted(leaving) and arrival == sorted(arrival)
 
 
-def permuted(have: Axes, want: Axes, present: Collection[int]) -> Axes:
+def permuted(have: Axes, want: Axes, sharding: Sharding) -> Axes:
     """The axes that a permute reorders where two orders are not `compatible`.
 
-    First those of `have`, until the ones that stay are its major ones as `want` has them; then those of
-    `want`, where new axes do not come in the order in which they arrive.
+    First those of `have`, until the ones that stay are its major ones as `want` has them, and the ones that
+    move its minor ones; then those of `want`, where new axes do not come in the order in which they arrive.
     """
     kept = tuple(axis for axis in want if axis in have)
-    first = (*kept, *(axis for axis in have if axis not in kept))
-    new = sorted((axis for axis in want if axis not in kept), key=lambda axis: axis in present)
-    changed = {*_between(have, first), *_between((*kept, *new), want)}
+    leaving = sorted((axis for axis in have if axis not in kept), key=lambda axis: axis in sharding.after)
+    new = sorted((axis for axis in want if axis not in kept), key=lambda axis: axis in sharding.before)
+    changed = {*_between(have, (*kept, *leaving)), *_between((*kept, *new), want)}
     return tuple(sorted(changed))
 
 
@@ -227,6 +247,11 @@ def _between(order: Axes, other: Axes) -> Axes:
     """The axes from the first to the last place at which two orders of the same axes differ."""
     differing = [place for place, pair in enumerate(zip(order, other, strict=True)) if pair[0] != pair[1]]
     return order[differing[0] : differing[-1] + 1] if differing else ()
+
+
+def sharding_axes(layout: npt.NDArray[np.int8]) -> Axes:
+    """The axes that shard some dim of a layout."""
+    return tuple(int(axis) for axis in np.flatnonzero(layout >= 0))
 
 
 def unreduced_axes(layout: npt.NDArray[np.int8]) -> Axes:

@@ -14,7 +14,7 @@ import numpy as np
 from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.cost.layouts import local_fraction
 from autoshard.search.network import BoolArray, FloatArray, IntArray
-from autoshard.search.ordering import compatible
+from autoshard.search.ordering import Sharding, compatible, sharding_axes
 from autoshard.search.places import Axes, Place, Places, axes_by_part
 from autoshard.search.problem import Edge, Problem
 
@@ -44,21 +44,21 @@ class PermuteCosts:
     def on(self, edge: Edge) -> FloatArray | None:
         """[K, J] the time; None where no labels need any."""
         count = np.zeros((len(edge.source_layouts), len(edge.target_layouts)))
-        present = [tuple(map(int, np.flatnonzero(row >= 0))) for row in edge.source_layouts]
+        before, after = ([*map(sharding_axes, each)] for each in (edge.source_layouts, edge.target_layouts))
         for have, want in zip(self.places.source(edge), self.places.target(edge), strict=True):
-            left, rows = self.sides(edge.source, have, present)
-            right, columns = self.sides(edge.target, want, [()] * len(edge.target_layouts))
+            left, rows = self.sides(edge.source, have, before)
+            right, columns = self.sides(edge.target, want, after)
             count += self.mismatches(left, right)[np.ix_(rows, columns)]
         return count * self.seconds(edge) if count.any() else None
 
     def sides(
-        self, variable: int, places: Sequence[Place], present: Sequence[Axes]
+        self, variable: int, places: Sequence[Place], sharding: Sequence[Axes]
     ) -> tuple[tuple[_Side, ...], IntArray]:
         """What a dim looks like under the labels of a variable: each look once, and [K] which one it is."""
         numbers: dict[_Side, int] = {}
         looks = [
             numbers.setdefault((*self.look(variable, label, places), axes), len(numbers))
-            for label, axes in enumerate(present)
+            for label, axes in enumerate(sharding)
         ]
         return tuple(numbers), np.array(looks, dtype=np.intp)
 
@@ -73,10 +73,11 @@ class PermuteCosts:
             self.known[left, right] = np.array(
                 [
                     [
-                        0 < crowded + others <= _MOST_PLACES and not compatible(have, want, present)
-                        for want, others, _ in right
+                        0 < crowded + others <= _MOST_PLACES
+                        and not compatible(have, want, Sharding(before, after))
+                        for want, others, after in right
                     ]
-                    for have, crowded, present in left
+                    for have, crowded, before in left
                 ],
                 dtype=np.bool_,
             ).reshape(len(left), len(right))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.search.building import build_problem
-from autoshard.search.ordering import Orders, compatible, permuted, unreduced_axes
+from autoshard.search.ordering import Orders, Sharding, compatible, permuted, unreduced_axes
 from autoshard.search.problem import Problem
 from tests.search.graphs import (
     Sketch,
@@ -108,21 +108,24 @@ def test_each_operand_of_a_value_read_twice_has_its_own_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("have", "want", "present", "moved"),
+    ("have", "want", "before", "after", "moved"),
     [
-        ((X, Y), (Y, X), {X, Y}, (X, Y)),
-        ((X, Y), (Y,), {X, Y}, (X, Y)),  # what stays is the minor axis
-        ((X, Y, Z), (X, Z), {X, Y, Z}, (Y, Z)),  # x is where it belongs
-        ((), (X, Y, Z), {X, Y}, (X, Y, Z)),  # z comes first, from nowhere
-        ((), (Z, X, Y), {X, Y}, ()),
-        ((X,), (X, Y), set(), ()),
+        ((X, Y), (Y, X), {X, Y}, {X, Y}, (X, Y)),
+        ((X, Y), (Y,), {X, Y}, {Y}, (X, Y)),  # what stays is the minor axis
+        ((X, Y, Z), (X, Z), {X, Y, Z}, {X, Z}, (Y, Z)),  # x is where it belongs
+        ((), (X, Y, Z), {X, Y}, {X, Y, Z}, (X, Y, Z)),  # z comes first, from nowhere
+        ((), (Z, X, Y), {X, Y}, {X, Y, Z}, ()),
+        ((X,), (X, Y), set(), {X, Y}, ()),
+        ((X, Y), (), {X, Y}, {X}, (X, Y)),  # x moves to another dim before y is gathered
+        ((Y, X), (), {X, Y}, {X}, ()),
+        ((X, Y), (), {X, Y}, set(), ()),
     ],
 )
 def test_a_permute_reorders_the_axes_between_the_first_and_the_last_that_differ(
-    have: tuple[int, ...], want: tuple[int, ...], present: set[int], moved: tuple[int, ...]
+    have: tuple[int, ...], want: tuple[int, ...], before: set[int], after: set[int], moved: tuple[int, ...]
 ) -> None:
-    assert permuted(have, want, present) == moved
-    assert compatible(have, want, present) == (not moved)
+    assert permuted(have, want, Sharding(before, after)) == moved
+    assert compatible(have, want, Sharding(before, after)) == (not moved)
 
 
 def test_open_axes_are_listed() -> None:
