@@ -4,9 +4,9 @@ A dim sharded by x and y may be cut first by x or first by y.  The layouts do no
 gathering the *minor* axes of a dim, moving them to another dim, or scattering over new minor axes, is one
 collective, anything else needs a permute of the data first.  So along every edge the axes that stay on a dim
 should be its major ones, in the same order on both sides; and as axes move before others are gathered
-(`autoshard.cost.reshard`), those that move should be minor to those that are gathered.  Orders are labels of a second, small cost network: one variable per factor
-of an op and per dim of an anchored value that carries two or more axes; a mismatch costs a
-collective-permute of the local tensor.
+(`autoshard.cost.reshard`), those that move should be minor to those that are gathered.  Orders are labels of
+a second, small cost network: one variable per factor of an op and per dim of an anchored value that carries
+two or more axes; a mismatch costs a collective-permute of the local tensor.
 """
 
 from __future__ import annotations
