@@ -6,6 +6,7 @@
   would never be used, but an error of the model shows in them. Tensors that are large beside HBM are drawn
   among the layouts that hold at most `_SLACKS` times as much on a chip as the leanest, or nothing would fit.
 * `hand`: layouts that people use, as texts that fix some tensors; the search fills in the rest.
+* `written hand`: the same with the rest left to the compiler (`bench.hand_annotations`).
 
 Plans that need a little more memory than a chip has, and a little less, are drawn on purpose: they show
 whether a plan is called fitting that the compiler rejects.
@@ -36,7 +37,9 @@ from autoshard.search.problem import Problem
 from autoshard.search.sampling import random_candidates
 from bench.fidelity_cases import Study
 from bench.fidelity_hand import hand_plans
+from bench.hand_annotations import as_written
 
+WRITTEN = "written hand"
 TOP_K = 8
 PARTLY_RANDOM = 6
 RANDOM = 6
@@ -133,11 +136,11 @@ def lean_problem(problem: Problem, slack: float, large_bytes: float) -> Problem:
     return replace(problem, network=problem.network.restricted(allowed))
 
 
-def export(study: Study, candidate: Candidate) -> Program:
+def export(study: Study, candidate: Candidate, origin: str = "") -> Program:
     """The program of a plan, as the compiler is given it."""
     outcome = Outcome((candidate,), 0.0, "drawn")
     plan = make_plan(study.traced, study.problem, candidate, outcome, function_name=study.case.name)
-    return export_candidate(study.traced, plan, "tpu")
+    return export_candidate(study.traced, as_written(plan) if origin == WRITTEN else plan, "tpu")
 
 
 def program_id(program: Program, slice_name: str) -> str:

@@ -126,7 +126,7 @@ def add_plans(
         case=study.name, fingerprint=study.traced.fingerprint(), variables=variable_names(study.problem)
     )
     for proposal in proposed:
-        program = export(study, proposal.candidate)
+        program = export(study, proposal.candidate, proposal.origin)
         key = (study.name, program_id(program, study.case.slice_name))
         if key not in cache.plans:
             line, before = plan_line(study, key[1], proposal), known.get(key[1])
@@ -190,7 +190,7 @@ def _program(study: Study, cache: Cache, plan: PlanLine) -> Program | None:
     except StalePlanError:
         note(f"{plan.case} {plan.id}: impossible by the model of today, forgotten")
         return None
-    return export(study, priced.candidate)
+    return export(study, priced.candidate, plan.origin)
 
 
 def _renewed(plan: PlanLine, program: Program, slice_name: str) -> PlanLine:

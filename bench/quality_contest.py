@@ -16,6 +16,7 @@ from autoshard.units import format_seconds
 from bench.fidelity_cache import Answer, Cache
 from bench.fidelity_cases import Case, Study
 from bench.fidelity_compiled import compare
+from bench.fidelity_plans import WRITTEN
 from bench.fidelity_report import PROPOSED, Row
 from bench.quality_plans import SEARCH, SLOW, studies
 
@@ -53,7 +54,8 @@ class Contest:
     Attributes:
         case: Its name.
         ours: Plans of the search in the order of tier 0.
-        rules: Rules that the compiler accepted.
+        rules: Rules that the compiler accepted, filled in by the search.
+        written: Rules that it accepted as people write them.
         slow: Rules that were not compiled: tier 0 finds them far slower than the best.
         waiting: Plans of either side that a rebuild has not compiled yet.
     """
@@ -61,6 +63,7 @@ class Contest:
     case: str
     ours: tuple[Entrant, ...]
     rules: tuple[Entrant, ...]
+    written: tuple[Entrant, ...] = ()
     slow: int = 0
     waiting: int = 0
 
@@ -76,8 +79,13 @@ class Contest:
 
     @property
     def rule(self) -> Entrant:
-        """The best rule."""
+        """The best rule, filled in by the search."""
         return min(self.rules, key=_seconds)
+
+    @property
+    def annotated(self) -> Entrant | None:
+        """The best rule as people write it; None where the compiler accepted none."""
+        return min(self.written, key=_seconds, default=None)
 
     @property
     def ratio(self) -> float:
@@ -106,9 +114,12 @@ def sides(case: str, entrants: Sequence[Entrant], slow: int = 0, waiting: int = 
     A plan of ours that is also a rule's stands on both sides.
     """
     ours = [each for each in entrants if each.row.plan.origin == SEARCH and each.row.fits]
-    rules = [each for each in entrants if each.row.plan.rule]
+    written = [each for each in entrants if each.row.plan.origin == WRITTEN]
+    rules = [each for each in entrants if each.row.plan.rule and each not in written]
     ours.sort(key=lambda each: each.row.predicted)
-    return Contest(case, tuple(ours), tuple(rules), slow, waiting) if ours and rules else None
+    if not ours or not rules:
+        return None
+    return Contest(case, tuple(ours), tuple(rules), tuple(written), slow, waiting)
 
 
 def _entrants(study: Study, cache: Cache) -> list[Entrant]:
@@ -124,9 +135,8 @@ def parts(answer: Answer, mesh: TorusMesh) -> dict[str, float]:
     return found
 
 
-def cause(found: Contest) -> str:
-    """Why ours is as fast as it is beside the best rule: both by both tiers, and the parts that differ."""
-    ours, rule = found.best, found.rule
+def cause(ours: Entrant, rule: Entrant) -> str:
+    """Why ours is as fast as it is beside a rule: both by both tiers, and the parts that differ."""
     both = "; ".join(
         f"{side} predicted {format_seconds(each.row.predicted)}, estimated {format_seconds(each.seconds)}"
         for side, each in (("ours", ours), (rule.row.plan.rule, rule))

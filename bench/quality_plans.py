@@ -11,7 +11,7 @@ than `WORTH` times as slow as the best of them are kept, but not compiled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from autoshard.tune_options import Options
 from autoshard.tune_session import Session
 from bench.fidelity_cases import Case, Study
 from bench.fidelity_hand import Rule, has_experts, ruled, rules, splits
-from bench.fidelity_plans import Proposal
+from bench.fidelity_plans import WRITTEN, Proposal
 from bench.fidelity_report import PROPOSED
 
 SEARCH, HAND, SLOW = "search", "hand", "slow hand"
@@ -54,7 +54,17 @@ def studies(case: Case) -> tuple[Study, ...]:
 def contenders(case: Case) -> list[Placed]:
     """What is compiled of both sides, and the rules that are not worth it."""
     places = studies(case)
-    return [*our_plans(places), *rule_plans(places)]
+    found = rule_plans(places)
+    return [*our_plans(places), *found, *written_plans(found)]
+
+
+def written_plans(placed: Iterable[Placed]) -> list[Placed]:
+    """The rules that are worth it, as people write them."""
+    return [
+        Placed(each.study, Proposal(WRITTEN, each.proposal.candidate, each.proposal.rule))
+        for each in placed
+        if each.proposal.origin == HAND
+    ]
 
 
 def our_plans(places: tuple[Study, ...], most: int = PROPOSED) -> list[Placed]:

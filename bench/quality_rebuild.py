@@ -2,7 +2,7 @@
 
 The cache is of the form of `bench.fidelity_cache`, with a part for each mesh of a case. Programs that either
 cache has answers on are not compiled again; the file is written after every answer. A run may be told to
-compile only the first plans of each side, in the order of tier 0, and a later run the rest.
+compile only the first plans of each kind, in the order of tier 0, and a later run the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bench import fidelity_cache
 from bench.fidelity_cache import Cache, PlanLine, load, save
 from bench.fidelity_cases import Case, Study
 from bench.fidelity_labels import StalePlanError, price_plan
+from bench.fidelity_plans import WRITTEN
 from bench.fidelity_rebuild import (
     Compiling,
     add_plans,
@@ -45,7 +46,8 @@ def rebuild(
         fresh: Whether to make plans where there are some already; these are forgotten.
         workers: Compiles at once.
         limit_seconds: For one compile; one that takes longer is lost.
-        most: Plans of each side to compile, the fastest by tier 0; all when left out.
+        most: Plans of each kind (ours, rules, rules as written) to compile, the fastest by tier 0; all when
+            left out.
         path: The file of the cache.
 
     Raises:
@@ -80,8 +82,9 @@ def worth_compiling(places: Sequence[Study], cache: Cache, most: int | None) -> 
                 priced.append((price_plan(study.problem, study.memory, labels).seconds, plan))
     priced.sort(key=lambda each: each[0])
     ours = [plan for _, plan in priced if plan.origin == SEARCH]
-    rules = [plan for _, plan in priced if plan.rule and plan.origin != SLOW]
-    return [*ours[:most], *rules[:most]]
+    rules = [plan for _, plan in priced if plan.rule and plan.origin not in (SLOW, WRITTEN)]
+    written = [plan for _, plan in priced if plan.origin == WRITTEN]
+    return [*ours[:most], *rules[:most], *written[:most]]
 
 
 def make_plans(case: Case, cache: Cache) -> None:

@@ -5,6 +5,7 @@ import pytest
 from autoshard.cost.slices import parse_slice
 from autoshard.mesh_study import meshes_to_try
 from bench.fidelity_cache import Answer, PlanLine, Traffic
+from bench.fidelity_plans import WRITTEN
 from bench.fidelity_report import Row
 from bench.quality import losses, table, verdicts
 from bench.quality_contest import Contest, Entrant, cause, differences, parts, sides
@@ -60,27 +61,51 @@ def test_a_plan_of_ours_that_is_a_rule_stands_on_both_sides() -> None:
 def test_the_table_has_a_line_for_each_case() -> None:
     heading, line = table([_contest([(1.0, 0.004)], [0.005], "palm")])
     rule = "rule 0.005 on x=2 y=4"
-    assert line == ("palm", "4.00 ms", "4.00 ms", rule, "5.00 ms", "0.800", "0.800", "1", "3", "2")
+    nothing_written = ("none", "", "")
+    filled_in = (rule, "5.00 ms", "0.800")
+    assert line == ("palm", "4.00 ms", "4.00 ms", *nothing_written, *filled_in, "0.800", "1", "3", "2")
     assert len(heading) == len(line)
 
 
 def test_the_verdicts_are_on_the_geometric_mean_and_the_worst() -> None:
     contests = [_contest([(1.0, 0.5)], [1.0], "good"), _contest([(1.0, 2.0)], [1.0], "bad")] * 6
     by_name = {verdict.name: verdict for verdict in verdicts(contests, renewed=1)}
-    assert (by_name["geometric mean"].figure, by_name["geometric mean"].met) == ("1.000", False)
-    assert (by_name["worst ratio"].figure, by_name["worst ratio"].met) == ("2.000 (bad)", False)
+    mean, worst = by_name["rules filled in: geometric mean"], by_name["rules filled in: worst ratio"]
+    assert (mean.figure, mean.met) == ("1.000 over 2", False)
+    assert (worst.figure, worst.met) == ("2.000 (bad)", False)
+    assert not by_name["rules as written: geometric mean"].met  # there are none
     assert by_name["cases"].met
     waiting = by_name["plans that wait for the compiler"]
     assert (waiting.figure, waiting.met) == ("24", False)
     assert not by_name["cases whose plans are not those of today's search"].met
     assert [verdict.met for verdict in verdicts([])] == [False]
-    assert verdicts(contests[::2])[-1].figure == pytest.approx("0.500")
+    won = {verdict.name: verdict for verdict in verdicts(contests[::2])}
+    assert won["rules filled in: geometric mean"].figure == "0.500 over 1"
+
+
+def test_a_rule_as_people_write_it_is_a_side_of_its_own() -> None:
+    ours, filled_in = _entrant("search", 1.0, 4.0), _entrant("hand", 1.0, 5.0, rule="FSDP")
+    slower, best = (_entrant(WRITTEN, 1.0, seconds, rule="FSDP") for seconds in (9.0, 8.0))
+    found = sides("m", (ours, filled_in, slower, best))
+    assert found is not None
+    assert (found.rule, found.annotated) == (filled_in, best)
+    by_name = {verdict.name: verdict for verdict in verdicts([found])}
+    assert by_name["rules as written: geometric mean"].figure == "0.500 over 1"
+    assert by_name["rules filled in: geometric mean"].figure == "0.800 over 1"
+    assert table([found])[1][3:9] == (
+        "FSDP on x=2 y=4",
+        "8.00 s",
+        "0.500",
+        "FSDP on x=2 y=4",
+        "5.00 s",
+        "0.800",
+    )
 
 
 def test_only_losses_have_a_line() -> None:
     won, lost = _contest([(1.0, 0.5)], [1.0], "won"), _contest([(1.0, 2.0)], [1.0], "lost")
     (line,) = losses([won, lost])
-    assert line.startswith("lost: lost: rule 1.0 on x=2 y=4 is 50.0% faster: ours predicted 1.00 s")
+    assert line.startswith("lost: lost: rule 1.0 on x=2 y=4 filled in is 50.0% faster: ours predicted 1.00 s")
 
 
 def test_parts_of_an_estimate_are_compute_what_was_filled_and_collectives_by_kind() -> None:
@@ -113,7 +138,7 @@ def test_the_cause_is_the_parts_that_differ_the_largest_first() -> None:
         ),
     )
     assert found is not None
-    assert cause(found) == (
+    assert cause(found.best, found.rule) == (
         "ours predicted 1.00 s, estimated 2.00 s; FSDP predicted 1.50 s, estimated 1.00 s; "
         "ours has 1.00 s more compute"
     )

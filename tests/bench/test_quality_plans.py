@@ -2,17 +2,31 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from autoshard.mesh_study import mesh_label
+from autoshard.planning import make_plan
+from autoshard.search.planner import Outcome
 from bench import fidelity_cache, mixtral, quality_plans, quality_rebuild
 from bench.fidelity_cache import PlanLine
 from bench.fidelity_cases import Case, decode_case, prefill_case
 from bench.fidelity_hand import splits
-from bench.fidelity_plans import Proposal
+from bench.fidelity_plans import WRITTEN, Proposal, export
 from bench.fidelity_rebuild import Compiling
+from bench.hand_annotations import as_written
 from bench.quality_cases import CASES
-from bench.quality_plans import HAND, SEARCH, SLOW, Placed, our_plans, placed_rules, rule_plans, studies
+from bench.quality_plans import (
+    HAND,
+    SEARCH,
+    SLOW,
+    Placed,
+    our_plans,
+    placed_rules,
+    rule_plans,
+    studies,
+    written_plans,
+)
 from examples import palm
 
 DENSE = decode_case(palm, "palm_tiny", palm.TINY, "v5e:2x4", 8, 32)
@@ -80,6 +94,43 @@ def test_a_rule_is_taken_at_its_best_mesh(rules: list[Placed]) -> None:
             if rule.name == "2D weight-stationary":
                 plan = quality_plans._plan(study, rule, study.limit_bytes, float("inf"))
                 assert plan is None or plan.seconds >= 0.999 * best, name
+
+
+def test_what_is_worth_it_is_also_there_as_people_write_it(rules: list[Placed]) -> None:
+    worth = [placed for placed in rules if placed.proposal.origin == HAND]
+    found = written_plans(rules)
+    assert {placed.proposal.origin for placed in found} == {WRITTEN}
+    assert [(placed.study, placed.proposal.candidate) for placed in found] == [
+        (placed.study, placed.proposal.candidate) for placed in worth
+    ]
+
+
+def test_people_write_what_the_big_matrices_meet_and_nothing_else(rules: list[Placed]) -> None:
+    study, proposal = next(
+        (placed.study, placed.proposal) for placed in rules if placed.proposal.rule == "FSDP"
+    )
+    outcome = Outcome((proposal.candidate,), 0.0, "")
+    plan = make_plan(study.traced, study.problem, proposal.candidate, outcome, function_name="f")
+    found = as_written(plan)
+    names = {einsum.name for einsum in found.einsums}
+    assert names == {f"layers/{name}" for name in ("wq", "wo", "w_gate", "w_up", "w_down")}
+    assert not found.tensors
+    assert (found.arguments, found.results) == (plan.arguments, plan.results)
+    for einsum in found.einsums:
+        activation, matrix = einsum.operands
+        assert activation is not None and matrix is not None
+        assert matrix.replace(";", "") == ""  # FSDP reads them whole
+        assert activation.partition(";")[0] and ">" not in activation
+        assert einsum.result is None
+
+
+def test_the_program_as_people_write_it_has_fewer_constraints(rules: list[Placed]) -> None:
+    placed = next(placed for placed in rules if placed.proposal.origin == HAND)
+    whole, written = (
+        str(jax.export.deserialize(bytearray(program.serialised)).mlir_module())
+        for program in (export(placed.study, placed.proposal.candidate, origin) for origin in (HAND, WRITTEN))
+    )
+    assert 0 < written.count("sharding_constraint") < whole.count("sharding_constraint")
 
 
 def test_experts_are_cut_as_a_rule_says() -> None:
