@@ -28,6 +28,7 @@ from autoshard.cost.padding import cuts_whole, moves_blocks
 from autoshard.cost.reshard import reshard_seconds
 from autoshard.cost.torus import TorusMesh
 from autoshard.search.candidates import Strategies, may_pad, operand_layouts, result_layouts, strategies
+from autoshard.search.collector import collector_paused
 from autoshard.search.costs import op_cost
 from autoshard.search.folding import Folding, fold
 from autoshard.search.graph import Graph, Op, OpKind
@@ -38,6 +39,7 @@ from autoshard.search.problem import Edge, Floats, Flow, Problem, Variable, Vari
 from autoshard.search.ties import tie_classes
 
 
+@collector_paused()
 def build_problem(
     graph: Graph, mesh: TorusMesh, folding: Folding | None = None, *, padding: bool = False
 ) -> Problem:

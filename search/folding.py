@@ -16,11 +16,12 @@ there, for their relations to the other ops of a layer tell q from v.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
+from autoshard.search.collector import collector_paused
 from autoshard.search.graph import Dims, Graph, Op, Value
 from autoshard.search.runs import LEAST_BLOCKS, LEAST_SHORT_BLOCKS, Run, find_runs
 
@@ -32,6 +33,9 @@ _Roles = frozenset[tuple[int, int]]
 """The ops that read a value, by leader and operand position."""
 _Relations = tuple[tuple[int | None, ...], _Roles]
 """Leaders of the operands, None where they come from the run itself, and who reads the results outside."""
+_Links = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
+"""The same before leaders are known: values, -1 for the run's own, and readers with operand position."""
+_NOWHERE: _Roles = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ def unfolded(graph: Graph) -> Folding:
     return Folding(tuple(range(len(graph.ops))), tuple(range(len(graph.values))))
 
 
+@collector_paused()
 def fold(graph: Graph, op_marks: Marks = NO_MARKS, value_marks: Marks = NO_MARKS) -> Folding:
     """Find the copies of a graph.
 
@@ -77,7 +82,7 @@ class _Folder:
         ]
         marks = [value_marks.get(value.index) for value in graph.values]
         self.types = _numbered(zip(map(_type, graph.values), marks, strict=True))
-        read = (_type(replace(value, partial=False)) for value in graph.values)
+        read = map(_read_type, graph.values)
         self.read_types = _numbered(zip(read, marks, strict=True))
         self.codes = np.array(_numbered(self.likeness(op) for op in graph.ops), dtype=np.int64)
         self.leaders = list(range(len(graph.ops)))
@@ -100,6 +105,7 @@ class _Folder:
         before, folded = self.leaders, False
         homes = [places.get(leader) for leader in before]
         self.in_runs |= {op for op, home in enumerate(homes) if home is not None}
+        links = [[self.links(op, each, homes) for op in each.ops] for each in copies]
         while copies:
             now = {op: leader for each in copies for op, leader in each.leaders()}
             leaders = [now.get(leader, leader) for leader in before]
@@ -107,8 +113,8 @@ class _Folder:
                 break
             self.leaders, folded = leaders, True
             self.value_leaders = self.lead_values()
-            for each in copies:
-                each.split([self.relations(op, each, homes) for op in each.ops])
+            for each, own in zip(copies, links, strict=True):
+                each.split([self.relations(link) for link in own])
         return folded and any(each.saves for each in copies)
 
     def lead_values(self) -> list[int]:
@@ -129,20 +135,27 @@ class _Folder:
             (self.leaders[op], position) for op, position in self.readers[value] if op in self.in_runs
         )
 
-    def relations(self, op: int, run: _Copies, homes: Sequence[_Copies | None]) -> _Relations:
-        """How an op of a run is related to what is outside of it; `homes` are the runs of all ops."""
+    def links(self, op: int, run: _Copies, homes: Sequence[_Copies | None]) -> _Links:
+        """What an op of a run reads from outside of it, and who reads it there; `homes` are of all ops."""
         known, values = self.graph.ops[op], self.graph.values
         reads = tuple(
-            None if values[v].producer >= 0 and homes[values[v].producer] is run else self.value_leaders[v]
-            for v in known.operands
+            -1 if values[v].producer >= 0 and homes[values[v].producer] is run else v for v in known.operands
         )
-        outside = (
-            (self.leaders[reader], position)
+        readers = tuple(
+            (reader, position)
             for result in known.results
             for reader, position in self.readers[result]
             if reader in self.in_runs and homes[reader] is not run
         )
-        return reads, frozenset(outside)
+        return reads, readers
+
+    def relations(self, links: _Links) -> _Relations:
+        """How an op of a run is related to what is outside of it, by the leaders of now."""
+        reads, readers = links
+        return (
+            tuple(None if v < 0 else self.value_leaders[v] for v in reads),
+            frozenset((self.leaders[op], position) for op, position in readers) if readers else _NOWHERE,
+        )
 
 
 class _Copies:
@@ -207,6 +220,8 @@ def _masked(relations: _Relations, model: _Relations) -> _Relations:
 
     That is so where either reads from the run itself, and where readers are only missing.
     """
+    if relations == model:
+        return model
     reads = tuple(
         standing if standing is None or own is None else own
         for own, standing in zip(relations[0], model[0], strict=True)
@@ -221,4 +236,9 @@ def _numbered(keys: Iterable[Hashable]) -> list[int]:
 
 
 def _type(value: Value) -> Hashable:
-    return (value.shape, value.dtype, value.nbytes, value.free, value.partial, value.stored_bytes)
+    return (*_read_type(value), value.partial)
+
+
+def _read_type(value: Value) -> tuple[Hashable, ...]:
+    """What a value is to those that read it: they do not care whether it could have been left open."""
+    return (value.shape, value.dtype, value.nbytes, value.free, value.stored_bytes)

@@ -160,9 +160,9 @@ class Loop:
     trips_known: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
-    """A whole traced function.
+    """A whole traced function; equal only to itself, so that what follows from it can be kept.
 
     Attributes:
         values: All tensors.

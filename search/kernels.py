@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from autoshard.search.graph import Graph, Op, OpKind
 
@@ -63,8 +64,9 @@ def views_stored(op: Op, graph: Graph) -> bool:
     return op.kind in _FUSING_KINDS and any(graph.values[value].stored_bytes > 0 for value in op.results)
 
 
+@lru_cache(maxsize=2)
 def kernels(graph: Graph) -> Kernels:
-    """Find the kernels of a graph."""
+    """Find the kernels of a graph; those of the last graphs are kept."""
     fusing = [fuses(op) for op in graph.ops]
     maker = _makers(graph)
     kernel = _kernel_numbers(graph, fusing, maker)

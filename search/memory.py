@@ -29,6 +29,7 @@ import numpy.typing as npt
 from autoshard.cost.layouts import Layouts, local_fraction
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.candidates import result_layouts
+from autoshard.search.collector import collector_paused
 from autoshard.search.copies import Side, copied_bytes
 from autoshard.search.graph import OpKind
 from autoshard.search.kernels import kernels
@@ -59,6 +60,7 @@ class MemoryModel:
     of one side of an edge if it moves anything (form: position in `_sides`).
     """
 
+    @collector_paused()
     def __init__(self, problem: Problem) -> None:
         """Collect the buffers of `problem`."""
         self.problem = problem
@@ -73,8 +75,8 @@ class MemoryModel:
         self._local: list[tuple[int, Floats]] = []
         self._sides: list[tuple[int, Side]] = []
         self._forms: dict[object, int] = {}
-        self.buffers = columns([*self._anchored(), *self._plain()])
-        self.copies = columns([copy for flow in problem.flows for copy in self._copies(flow)])
+        self.buffers = columns((*self._anchored(), *self._plain()))
+        self.copies = columns(copy for flow in problem.flows for copy in self._copies(flow))
 
     def peak(self, labels: Sequence[int]) -> Peak:
         """Return the peak of a plan."""
@@ -258,13 +260,10 @@ class MemoryModel:
             return self._copy_at_maker(flow)
         if self._graph.ops[flow.op].kind is OpKind.IDENTITY:
             return self._copy_at_slot(flow)
-        life = self._lifetimes
-        inside = [
-            v
-            for v in self._graph.ops[flow.op].results
-            if life.shares(v) and life.root(v) == life.root(flow.value)
-        ]
-        stop = max([flow.op, *map(life.last, inside)])
+        life, stop = self._lifetimes, flow.op
+        for result in self._graph.ops[flow.op].results:
+            if life.shares(result) and life.root(result) == life.root(flow.value):
+                stop = max(stop, life.last(result))
         return self._side(flow, Side.ARRIVING, self._gathered_from(flow), stop, COPIES)
 
     def _gathered_from(self, flow: Flow) -> int:

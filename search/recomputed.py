@@ -34,10 +34,12 @@ def recomputed_from(graph: Graph) -> dict[int, int]:
         value = op.results[0]
         if graph.values[value].free or graph.values[value].stored_bytes > 0:
             continue
-        source = _only_source(op, graph, known, sources)
         kernel = known.kernel[op.index]
         far = [reader for reader, _ in graph.consumers[value] if known.kernel[reader] != kernel]
-        if source >= 0 and far and value not in handed_back and _read_by_kernels(op, far, graph):
+        if not far or value in handed_back or not _read_by_kernels(op, far, graph):
+            continue
+        source = _only_source(op, graph, known, sources)
+        if source >= 0:
             sources[value] = source
     return sources
 

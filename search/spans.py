@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Spans:
         return zip(forms.tolist(), counts.tolist(), strict=True)
 
 
-def columns(spans: Sequence[Span]) -> Spans:
+def columns(spans: Iterable[Span]) -> Spans:
     """Lay spans out by column."""
-    table = np.array(spans, dtype=np.intp).reshape(-1, len(Span._fields))
+    table = np.fromiter(chain.from_iterable(spans), dtype=np.intp).reshape(-1, len(Span._fields))
     return Spans(*(table[:, column] for column in range(len(Span._fields))))
