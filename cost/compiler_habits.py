@@ -42,11 +42,11 @@ import numpy.typing as npt
 
 from autoshard.cost.chips import Chip
 from autoshard.cost.layouts import REPLICATED, UNREDUCED, Bools, Layouts
+from autoshard.cost.tiles import LANES, ROWS, rounding_waste
 from autoshard.cost.torus import TorusMesh
 
-_LANES = 128
 _PACKED_BYTES = 2
-_ROWS, _PACKED_ROWS = 8, 16
+_PACKED_ROWS = 16
 _MOST_ROW_WASTE = 1.5
 _SCATTERED_WHOLE = frozenset({(2, 2), (2, 4), (4, 8)})
 """Topologies, dims of size 1 left out, on which a scatter over all chips stays one."""
@@ -71,7 +71,7 @@ def scatter_becomes_all_reduce(
         Whether neither the minor dim nor another can be scattered in whole tiles; of the broadcast shape.
     """
     shard = np.asarray(minor_shard_elements, dtype=np.int64)
-    tiles, rest = np.divmod(shard, _LANES)
+    tiles, rest = np.divmod(shard, LANES)
     odd: Bools = (rest == 0) & (tiles % 2 == 1) & (itemsize == _PACKED_BYTES)
     stays: Bools = (rest != 0) & (lane_waste(shard) <= np.asarray(other_waste))
     return (odd | stays) & (chip.kind == "tpu")
@@ -79,13 +79,7 @@ def scatter_becomes_all_reduce(
 
 def lane_waste(elements: int | Integers) -> Floats:
     """How much a dim of that size grows, as a factor, when it is rounded up to lanes."""
-    return _waste(elements, _LANES)
-
-
-def _waste(elements: int | Integers, multiple: int) -> Floats:
-    size = np.maximum(np.asarray(elements, dtype=np.float64), 1.0)
-    waste: Floats = np.ceil(size / multiple) * multiple / size
-    return waste
+    return rounding_waste(elements, LANES)
 
 
 def all_reduced_scatters(
@@ -152,16 +146,18 @@ def _breaks_rows(dim: int, shard: Integers, whole: Sequence[Integers], itemsize:
         itemsize: Bytes of an element.
     """
     sizes = np.stack(whole)
-    waste = np.where(sizes > 1, _waste(sizes, _ROWS), np.inf)
+    waste = np.where(sizes > 1, rounding_waste(sizes, ROWS), np.inf)
     second = len(whole) - 1 - np.argmin(waste[::-1], axis=0)
     alone = (np.delete(sizes, dim, axis=0) == 1).all(axis=0)
-    ragged = np.where(alone, _waste(shard, _PACKED_ROWS) > _MOST_ROW_WASTE, shard % _tile_rows(itemsize) != 0)
+    ragged = np.where(
+        alone, rounding_waste(shard, _PACKED_ROWS) > _MOST_ROW_WASTE, shard % _tile_rows(itemsize) != 0
+    )
     breaks: Bools = (second == dim) & ragged
     return breaks
 
 
 def _tile_rows(itemsize: int) -> int:
-    return _PACKED_ROWS if itemsize == _PACKED_BYTES else _ROWS
+    return _PACKED_ROWS if itemsize == _PACKED_BYTES else ROWS
 
 
 def _local_shape(source: Layouts, target: Layouts, shape: tuple[int, ...], mesh: TorusMesh) -> list[Integers]:

@@ -13,6 +13,8 @@ Every term depends on one variable's label, or on two neighbours' labels for a c
 are one `BudgetRow`; the peak over points is found for each plan and the offending point is added as a row
 until the best plan fits.  The copies of a folded op have a buffer each, at their own points of the program,
 and their leader's label.
+
+Bytes are those of whole tiles (`autoshard.cost.tiles`), of copies those of the elements.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from autoshard.cost.layouts import Layouts, local_fraction
+from autoshard.cost.layouts import Layouts, local_fraction, shard_counts
+from autoshard.cost.tiles import tile_waste
 from autoshard.search.budget_rows import BudgetRow
 from autoshard.search.candidates import result_layouts
 from autoshard.search.collector import collector_paused
 from autoshard.search.copies import Side, copied_bytes
-from autoshard.search.graph import OpKind
+from autoshard.search.graph import Graph, OpKind
 from autoshard.search.kernels import kernels
 from autoshard.search.lifetimes import Lifetimes
 from autoshard.search.problem import Edge, Flow, Problem
@@ -71,6 +74,7 @@ class MemoryModel:
         self._readers_of_stored = [op.index for op in problem.graph.einsums if problem.graph.reads_stored(op)]
         self._arguments, self._results = frozenset(self._graph.arguments), frozenset(self._graph.results)
         self._members = _members(problem)
+        self._walked = _walked(problem.graph)
         self._home = {value: home for home, members in self._members.items() for value in members}
         self._local: list[tuple[int, Floats]] = []
         self._sides: list[tuple[int, Side]] = []
@@ -235,8 +239,13 @@ class MemoryModel:
         return self._local_bytes(op.results[position], result_layouts(op, codes, position))
 
     def _local_bytes(self, value: int, layouts: Layouts) -> Floats:
-        known = self._graph.values[value]
-        return known.nbytes * local_fraction(layouts, self.problem.mesh, known.shape)
+        """[K] bytes on a chip, in whole tiles."""
+        known, mesh = self._graph.values[value], self.problem.mesh
+        local = known.nbytes * local_fraction(layouts, mesh, known.shape)
+        if mesh.slice.chip.kind != "tpu":
+            return local
+        sizes = -(-np.array(known.shape, dtype=np.int64) // shard_counts(layouts, len(known.shape), mesh))
+        return local * tile_waste(sizes, self._walked.get(value, ()))
 
     # Copies.
 
@@ -304,6 +313,14 @@ class MemoryModel:
             self._forms[key] = len(self._sides)
             self._sides.append(key)
         return Span(self._forms[key], start, stop, KINDS.index(kind))
+
+
+def _walked(graph: Graph) -> dict[int, tuple[int, ...]]:
+    """The dims along which a loop slices a value."""
+    return {
+        tie.outer: tuple(dim for dim in range(len(graph.values[tie.outer].shape)) if dim not in tie.dims)
+        for tie in graph.ties
+    }
 
 
 def _members(problem: Problem) -> dict[int, list[int]]:

@@ -1,7 +1,10 @@
 """Bytes live at each op, by hand.
 
 In the feed-forward x has 64 bytes, h 128, y 64 and each weight 256; scanned, there are three of each weight.
+Arrays so small are taken to lie without tiles; `test_memory_tiles` is about those.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoshard.cost.layouts import UNREDUCED
+from autoshard.search import memory as memory_module
 from autoshard.search.building import build_problem
 from autoshard.search.graph import Graph
 from autoshard.search.memory import ACTIVATIONS, ARGUMENTS, COPIES, LOOP, RESULTS, MemoryModel
@@ -26,6 +30,13 @@ from tests.search.graphs import (
 
 MESH = mesh_of("v5e:1x2")
 X, H, Y, W = 64, 128, 64, 256
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_tiles() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_module, "tile_waste", lambda sizes, walked=(): np.ones(len(sizes)))
+        yield
 
 
 def _live(problem: Problem, labels: tuple[int, ...]) -> list[float]:
