@@ -10,11 +10,15 @@ all that was left out takes longer than the time given: both bound what any plan
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+
+import numpy as np
 
 from autoshard.search.budget_rows import priced
 from autoshard.search.budget_search import Best, BudgetSearch, Candidate, most_rest_seconds, step_seconds
 from autoshard.search.errors import BudgetError, NoSolutionError, SearchError, TimeLimitError
+from autoshard.search.followers import fold_followers
 from autoshard.search.ordered import ordered
 from autoshard.search.ordering import Orders
 from autoshard.search.reduction import Reduced
@@ -54,6 +58,34 @@ def best_with_permutes(search: BudgetSearch, best: Best, limit_bytes: float) -> 
         if better is None or better.bound_seconds < most:
             break  # what takes longer than `most` is not what bounds it
     return best
+
+
+def decided_alike(
+    search: BudgetSearch, labels: tuple[int, ...], decided: Iterable[int], limit_bytes: float
+) -> Candidate:
+    """Return a plan, or a faster one that decides some variables alike, permutes included.
+
+    A plan that was found without regard to permutes is searched again with the rest of it free, where its
+    permutes take more than the gap.
+
+    Args:
+        search: What found it.
+        labels: The plan, within the limit.
+        decided: The variables that keep their labels.
+        limit_bytes: HBM per chip that a plan may use.
+    """
+    plain = with_permutes(search, labels)
+    if plain.permute_seconds <= search.gap * plain.seconds:
+        return plain
+    network = search.problem.network
+    kept = {number: np.arange(network.size(number)) == labels[number] for number in decided}
+    problem = replace(search.problem, network=network.restricted(kept))
+    try:
+        other = search.within(problem, fold_followers(problem))
+        found = best_with_permutes(other, other.best(limit_bytes), limit_bytes).candidate
+    except (BudgetError, NoSolutionError, SearchError, TimeLimitError):  # the plan that is known will do
+        return plain
+    return min(plain, found, key=lambda candidate: candidate.seconds)
 
 
 def _among(search: BudgetSearch, best: Best, most_seconds: float, limit_bytes: float) -> Best | None:

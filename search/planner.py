@@ -20,7 +20,7 @@ from autoshard.search.candidates import factor_shards
 from autoshard.search.diversity import HEAVY, distinct_solutions, heavy_einsums
 from autoshard.search.errors import NotWorthError
 from autoshard.search.network import Network
-from autoshard.search.order_search import best_with_permutes, with_permutes
+from autoshard.search.order_search import best_with_permutes, decided_alike, with_permutes
 from autoshard.search.problem import Problem
 
 DEFAULT_GAP = 0.01
@@ -109,14 +109,15 @@ def _priced_networks(network: Network, rows: Sequence[BudgetRow], prices: Sequen
 def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int) -> list[Candidate]:
     """At most `count` of the best distinct plans within a limit after the best one.
 
-    Memory is priced ever dearer; what does not fit is dropped.
+    Memory is priced ever dearer; what does not fit is dropped. Each has the rest that suits its heavy einsums
+    with permutes included.
     """
     if count <= 0:
         return []
     problem, first = search.problem, best.candidate
     notable = NOTABLE * first.seconds
     seen = {signature(problem, first.labels, notable)}
-    found: list[Candidate] = []
+    found: list[tuple[int, ...]] = []
     for network in _priced_networks(search.followers.network, search.rows, best.prices):
         spare = _SPARE * (count + 1)
         for labels in distinct_solutions(problem, search.followers, network, first.labels, spare):
@@ -125,10 +126,12 @@ def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int)
             if mark in seen or peak.nbytes > limit_bytes:
                 continue
             seen.add(mark)
-            found.append(with_permutes(search, labels))
+            found.append(labels)
         if len(found) >= count:
             break
-    return sorted(found, key=lambda c: c.seconds)[:count]
+    found.sort(key=lambda labels: with_permutes(search, labels).seconds)
+    heavy = heavy_einsums(problem, first.labels)[:HEAVY]
+    return [decided_alike(search, labels, heavy, limit_bytes) for labels in found[:count]]
 
 
 def signature(problem: Problem, labels: Sequence[int], notable_seconds: float) -> Hashable:

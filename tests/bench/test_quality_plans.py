@@ -1,5 +1,6 @@
 """Both sides of a case of the quality bench: rules at their best mesh, and what a tuning run compiles."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -7,10 +8,10 @@ import pytest
 
 from autoshard.mesh_study import mesh_label
 from autoshard.planning import make_plan
-from autoshard.search.planner import Outcome
+from autoshard.search.planner import Outcome, search_plans
 from bench import fidelity_cache, mixtral, quality_plans, quality_rebuild
 from bench.fidelity_cache import PlanLine
-from bench.fidelity_cases import Case, decode_case, prefill_case
+from bench.fidelity_cases import Case, Study, decode_case, prefill_case
 from bench.fidelity_hand import splits
 from bench.fidelity_plans import WRITTEN, Proposal, export
 from bench.fidelity_rebuild import Compiling
@@ -81,6 +82,15 @@ def test_ours_is_no_slower_than_any_rule_by_the_model(rules: list[Placed]) -> No
     for placed in rules:
         slow = placed.proposal.candidate.seconds > quality_plans.WORTH * least
         assert placed.proposal.origin == (SLOW if slow else HAND)
+
+
+def test_runners_up_have_the_rest_that_needs_few_permutes() -> None:
+    case = decode_case(palm, "palm", replace(palm.PALM_540B, layers=1), "v4:4x8x8", 512, 2048)
+    study = Study(case)
+    candidates = search_plans(study.problem, study.limit_bytes, top_k=3).candidates
+    assert len(candidates) == 3
+    for candidate in candidates:
+        assert candidate.permute_seconds < 0.01 * candidate.seconds
 
 
 def test_a_rule_is_taken_at_its_best_mesh(rules: list[Placed]) -> None:

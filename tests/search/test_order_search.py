@@ -14,7 +14,7 @@ from autoshard.search.budget_search import BudgetSearch, step_seconds
 from autoshard.search.building import build_problem
 from autoshard.search.followers import fold_followers
 from autoshard.search.graph import Graph
-from autoshard.search.order_search import best_with_permutes, with_permutes
+from autoshard.search.order_search import best_with_permutes, decided_alike, with_permutes
 from autoshard.search.ordered import Ordered, ordered
 from autoshard.search.ordering import Orders
 from autoshard.search.planner import search_plans
@@ -191,3 +191,22 @@ def test_what_is_within_the_gap_is_not_searched_again() -> None:
     best = best_with_permutes(search, layouts, ROOMY)
     assert best.candidate == with_permutes(search, cheap)
     assert best.bound_seconds == layouts.bound_seconds
+
+
+@given(_few_labels(), st.data())
+@settings(max_examples=15, deadline=None)
+def test_what_decides_a_variable_alike_is_the_best_that_does(problem: Problem, data: st.DataObject) -> None:
+    search = BudgetSearch(problem, gap=0.0)
+    if not np.isfinite(brute_force(problem)):
+        return
+    labels = search.best(ROOMY).candidate.labels
+    number = data.draw(st.integers(0, len(problem.variables) - 1))
+    kept = np.arange(problem.network.size(number)) == labels[number]
+    found = decided_alike(search, labels, [number], ROOMY)
+    assert found.labels[number] == labels[number]
+    assert found.seconds == pytest.approx(with_permutes(search, found.labels).seconds)
+    if Orders(problem, labels).permute_seconds:
+        expected = brute_force(replace(problem, network=problem.network.restricted({number: kept})))
+        assert found.seconds == pytest.approx(expected, rel=1e-4)
+    else:
+        assert found.labels == labels
