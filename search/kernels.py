@@ -72,16 +72,18 @@ def kernels(graph: Graph) -> Kernels:
     kernel = _kernel_numbers(graph, fusing, maker)
     exists = []
     for known, made, readers in zip(graph.values, maker, graph.consumers, strict=True):
-        inside = made >= 0 and fusing[made] and all(kernel[op] == kernel[made] for op, _ in readers)
-        exists.append(not inside or known.stored_bytes > 0)
+        outside = made < 0 or not fusing[made] or known.stored_bytes > 0
+        exists.append(outside or any(kernel[op] != kernel[made] for op, _ in readers))
     first: dict[tuple[int, int], tuple[int, int]] = {}
     for op in graph.ops:
         if fusing[op.index]:
             for position, value in enumerate(op.operands):
                 if exists[value]:
                     first.setdefault((kernel[op.index], value), (op.index, position))
-    reduced = frozenset(op.index for op in graph.ops if fuses(op) and op.primitive.startswith(_REDUCING))
-    handed_on = _handed_on(graph, exists) - reduced
+    reduced = frozenset(
+        op.index for op in graph.ops if fusing[op.index] and op.primitive.startswith(_REDUCING)
+    )
+    handed_on = _handed_on(graph, fusing, exists) - reduced
     elements: dict[int, float] = {}
     for number in (*reduced, *handed_on):
         op = graph.ops[number]
@@ -94,12 +96,16 @@ def kernels(graph: Graph) -> Kernels:
         handed_on,
         tuple(kernel),
         elements,
-        _bytes_by_kernel(graph, kernel, exists, first.values()),
+        _bytes_by_kernel(graph, fusing, kernel, exists, first.values()),
     )
 
 
 def _bytes_by_kernel(
-    graph: Graph, kernel: Sequence[int], exists: Sequence[bool], reads: Iterable[tuple[int, int]]
+    graph: Graph,
+    fusing: Sequence[bool],
+    kernel: Sequence[int],
+    exists: Sequence[bool],
+    reads: Iterable[tuple[int, int]],
 ) -> dict[int, float]:
     """What kernels read from outside and write to it."""
     nbytes: dict[int, float] = {}
@@ -109,9 +115,9 @@ def _bytes_by_kernel(
         if not known.free and not (known.stored_bytes and views_stored(op, graph)):
             _add(nbytes, kernel[number], known.nbytes)
     for op in graph.ops:
-        for value in op.results:
+        for value in op.results if fusing[op.index] else ():
             known = graph.values[value]
-            if exists[value] and fuses(op) and not known.free and not known.stored_bytes:
+            if exists[value] and not known.free and not known.stored_bytes:
                 _add(nbytes, kernel[op.index], known.nbytes)
     return nbytes
 
@@ -120,13 +126,13 @@ def _add(sums: dict[int, float], key: int, amount: float) -> None:
     sums[key] = sums.get(key, 0.0) + amount
 
 
-def _handed_on(graph: Graph, exists: Sequence[bool]) -> frozenset[int]:
+def _handed_on(graph: Graph, fusing: Sequence[bool], exists: Sequence[bool]) -> frozenset[int]:
     """Ops that fuse and whose result is written by their kernel, for more than a single einsum."""
     readers = graph.consumers
     return frozenset(
         op.index
         for op in graph.ops
-        if fuses(op) and any(exists[v] and _is_written(graph, v, readers[v]) for v in op.results)
+        if fusing[op.index] and any(exists[v] and _is_written(graph, v, readers[v]) for v in op.results)
     )
 
 
