@@ -54,6 +54,8 @@ class Chip:
         hidden_gather_slowdown: How much longer such a gather takes than one that is waited for.
         kernel_seconds: Time that each kernel that is run costs beside its work.
         vector_elements_per_second: Elements that an elementwise or reducing kernel passes over.
+        row_elements_per_second: Elements of a matrix that an einsum with a single row multiplies and sums,
+            where the compiler does that outside of the matrix unit.
         joint_dim_fraction: Share reached of the links beyond the two per chip of a single ring.
         peak_flops_per_second: Peak by dtype name; use `peak` for any dtype.
         quantities: Unit, provenance and source of each number; use `source`.
@@ -89,6 +91,7 @@ class Chip:
     hidden_gather_slowdown: float
     kernel_seconds: float
     vector_elements_per_second: float
+    row_elements_per_second: float
     joint_dim_fraction: float
     peak_flops_per_second: Mapping[str, float] = field(hash=False)
     quantities: Mapping[str, Quantity] = field(hash=False, repr=False)

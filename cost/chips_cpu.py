@@ -40,6 +40,7 @@ _CPU = peaks(
     "hidden_gather_slowdown": AS_FAST_HIDDEN,
     "kernel_seconds": NO_KERNEL_TIME,
     "vector_elements_per_second": NO_VECTOR_LIMIT,
+    "row_elements_per_second": NO_VECTOR_LIMIT,
     "serial_fraction": assumed(1.0, "1", "a core that moves data does not multiply meanwhile"),
     "on_chip_bandwidth_ratio": assumed(22.0, "1", "a cache over main memory; not measured"),
     "chips_per_host": assumed(8, "device", "all of a usual slice"),

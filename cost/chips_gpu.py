@@ -31,6 +31,7 @@ _GPU = {
     "hidden_gather_slowdown": AS_FAST_HIDDEN,
     "kernel_seconds": NO_KERNEL_TIME,
     "vector_elements_per_second": NO_VECTOR_LIMIT,
+    "row_elements_per_second": NO_VECTOR_LIMIT,
     "serial_fraction": ALL_BESIDE,
     "joint_dim_fraction": assumed(1.0, "1", "one dim only"),
     "mxu_tile": assumed(16, "row", "one tensor-core tile"),

@@ -41,6 +41,10 @@ _SERIAL = _LIBTPU_42 + "cycles of fusions with one matmul against their MXU and 
 _SUM_7X = _RECIPES + "ironwood matmuls of 128 to 32768, one core: launch + MXU + HBM, within 9%"
 _SMALL_KERNEL = _LIBTPU_42 + "cycles of fusions of under 64 KiB in PaLM and Llama steps: "
 _PASS = _LIBTPU_42 + "cycles per 1024 elements of elementwise and reducing fusions in PaLM and Llama steps: "
+_ROW = (
+    _LIBTPU_42 + "cycles per 1024 elements of bfloat16 einsums with one row, of caches and of weights alike: "
+)
+_ROW_ALIKE = "{} elements a cycle for each core, as on {}; not checked"
 _BOOK_GATHER = "jax-ml/scaling-book sharding.md: a small all-gather over 4 chips takes 8 us; less 3 hops"
 _GATHER_7X = _RECIPES + "ironwood all-gathers of 2 to 537 MB on 4 chips, within 2%; the spec is 100e9"
 _PASS_7X = "107 elements a cycle for each core, as on v6e; not checked"
@@ -98,6 +102,7 @@ _V2 = (
         "mxu_fraction": compiler(0.97, "1", _LIBTPU_42 + "4096^3 at 22.4e12 of 23e12 per core"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": assumed(2 * 51 * 0.7e9, "element/s", _PASS_ALIKE.format("v4")),
+        "row_elements_per_second": assumed(2 * 36 * 0.7e9, "element/s", _ROW_ALIKE.format(36, "v4")),
         "serial_fraction": assumed(0.3, "1", "as v4"),
         "clock_hz": spec(0.7e9, "Hz", "46e12 flop/s over 2 x 32768 flop/cycle"),
         "link_bytes_per_second": assumed(
@@ -123,6 +128,7 @@ _V3 = (
         "mxu_fraction": compiler(0.95, "1", _LIBTPU_42 + "4096^3 at 58.7e12 of 61.5e12 per core"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": assumed(2 * 51 * 0.94e9, "element/s", _PASS_ALIKE.format("v4")),
+        "row_elements_per_second": assumed(2 * 36 * 0.94e9, "element/s", _ROW_ALIKE.format(36, "v4")),
         "serial_fraction": assumed(0.3, "1", "as v4"),
         "clock_hz": spec(0.94e9, "Hz", "123e12 flop/s over 2 x 65536 flop/cycle"),
         "link_bytes_per_second": spec(
@@ -152,6 +158,7 @@ _V4 = (
         "mxu_fraction": compiler(0.91, "1", _LIBTPU + "large matmuls at 89-94% of peak"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": compiler(105e9, "element/s", _PASS + "10"),
+        "row_elements_per_second": compiler(75e9, "element/s", _ROW + "14.3"),
         "kernel_seconds": compiler(0.58e-6, "s", _SMALL_KERNEL + "613"),
         "hidden_gather_fraction": fitted(1.0, "1", _LOOPED + "; the compiler hides 25.1 of 33.0 ms"),
         "hidden_gather_slowdown": fitted(2.7, "1", _LOOPED),
@@ -183,6 +190,7 @@ _V5E = (
         "mxu_fraction": measured(0.92, "1", "jax-ml/jax docs/pallas/tpu/matmul.ipynb: 8192^3 at 181.8e12"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": compiler(77e9, "element/s", _PASS + "20"),
+        "row_elements_per_second": compiler(105e9, "element/s", _ROW + "14.6"),
         "hidden_gather_fraction": compiler(1.0, "1", _HIDDEN.format("all")),
         "serial_fraction": compiler(0.3, "1", _SERIAL),
         "clock_hz": compiler(1.5e9, "Hz", _LIBTPU + "cycles_per_microsecond"),
@@ -213,6 +221,7 @@ _V5P = (
         "mxu_fraction": assumed(0.91, "1", "as v4, whose MXUs it has"),
         "mxu_tile": spec(128, "row", _JAX_INFO),
         "vector_elements_per_second": assumed(2 * 51 * 1.75e9, "element/s", _PASS_ALIKE.format("v4 and v5e")),
+        "row_elements_per_second": compiler(310e9, "element/s", _ROW + "5.8"),
         "serial_fraction": compiler(0.1, "1", _SERIAL),
         "hidden_gather_fraction": compiler(0.0, "1", _WAITED_FOR),
         "clock_hz": compiler(1.75e9, "Hz", _LIBTPU + "cycles_per_microsecond"),
@@ -242,6 +251,7 @@ _V6E = (
         "mxu_fraction": measured(0.90, "1", _RECIPES + "8192^3 at 827e12"),
         "mxu_tile": spec(256, "row", _JAX_INFO),
         "vector_elements_per_second": compiler(187e9, "element/s", _PASS + "9.6"),
+        "row_elements_per_second": compiler(203e9, "element/s", _ROW + "8.8"),
         "hidden_gather_fraction": compiler(0.76, "1", _HIDDEN.format("13.9 of 18.2 ms")),
         "serial_fraction": compiler(0.7, "1", _SERIAL),
         "clock_hz": compiler(1.75e9, "Hz", _LIBTPU + "cycles_per_microsecond"),
@@ -271,6 +281,7 @@ _TPU7X = (
         "mxu_fraction": measured(0.83, "1", _RECIPES + "ironwood 32768^3 at 956e12 per core"),
         "mxu_tile": spec(256, "row", _JAX_INFO),
         "vector_elements_per_second": assumed(2 * 107 * 1.9e9, "element/s", _PASS_7X),
+        "row_elements_per_second": assumed(2 * 116 * 1.9e9, "element/s", _ROW_ALIKE.format(116, "v6e")),
         "serial_fraction": measured(1.0, "1", _SUM_7X),
         "clock_hz": compiler(1.9e9, "Hz", _LIBTPU + "cycles_per_microsecond"),
         "link_bytes_per_second": measured(89.3e9, "byte/s", _GATHER_7X),

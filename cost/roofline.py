@@ -8,6 +8,17 @@ between ops is not HBM traffic; the caller leaves it out of the bytes.
 Small local matmuls waste a part of the matrix unit: ``m x k`` by ``k x n`` is computed with k and n padded to
 the unit's tile (128 or 256) and m, whose rows are streamed through it, to 8. Either operand may be the one
 that stays in the unit; the cheaper choice counts.
+
+Where m, k or n is 1 the TPU compiler uses no matrix unit: it multiplies element by element and sums,
+
+    compute = batch * m * k * n / row_elements_per_second
+
+which takes several times as long as reading the matrix does. So it is with the attention of a decode step
+that has a key-value head for every head, and with the weights when there is a single token. Read out of
+programs that libtpu 0.0.42.1 compiled for v4, v5e, v5p and v6e, 20 einsums of caches, weights and experts:
+all with a dim of size 1 are so, two rows are a matmul again. Known weakness: without such a dim
+(``bhd,bkhd->bhk``) the compiler takes one or the other; float32 is a fifth slower, int8 weights a fifth
+faster.
 """
 
 from typing import overload
@@ -48,6 +59,30 @@ def stream_seconds(nbytes: Floats, chip: Chip) -> Floats: ...
 def stream_seconds(nbytes: float | Floats, chip: Chip) -> float | Floats:
     """Time to read or write that many bytes of one chip's HBM."""
     return nbytes / (chip.hbm_bytes_per_second * chip.hbm_streaming_fraction)
+
+
+def matmul_seconds(
+    batch: npt.ArrayLike, m: npt.ArrayLike, k: npt.ArrayLike, n: npt.ArrayLike, dtype: str, chip: Chip
+) -> Floats:
+    """Compute time of a batch of local matmuls ``[m, k] x [k, n]``.
+
+    Args:
+        batch: Number of matmuls; any shape that broadcasts with the others.
+        m: Rows of the left operand.
+        k: The reduced size.
+        n: Columns of the right operand.
+        dtype: Name of the dtype in which it multiplies.
+        chip: The chip.
+
+    Returns:
+        Seconds, of the broadcast shape.
+    """
+    unit = padded_flops(batch, m, k, n, chip) / (chip.peak(dtype) * chip.mxu_fraction)
+    sizes = np.broadcast_arrays(*(np.asarray(size, dtype=np.float64) for size in (batch, m, k, n)))
+    single = np.minimum.reduce(sizes[1:]) <= 1
+    by_element = np.multiply.reduce(sizes) / chip.row_elements_per_second
+    seconds: Floats = np.where(single, np.maximum(by_element, unit), unit)
+    return seconds
 
 
 def padded_flops(

@@ -1,10 +1,11 @@
 """What an op costs under each of its strategies: compute against HBM, once, without collectives.
 
 An einsum takes max(compute, memory) of its local part (Pope et al. section 2), and the share of the smaller
-of the two that the compiler does not overlap (`serial_fraction` of the chip).  Elementwise chains are fused
-by the compiler (`autoshard.search.kernels`): they are charged for the tensors that really exist, once per
-kernel, not op by op.  The vector unit passes over the elements of what a kernel hands on, and over those of
-what it reduces on the way:
+of the two that the compiler does not overlap (`serial_fraction` of the chip).  One that multiplies a single
+row or column on each chip does not run on the matrix unit (`autoshard.cost.roofline`).  Elementwise chains
+are fused by the compiler (`autoshard.search.kernels`): they are charged for the tensors that really exist,
+once per kernel, not op by op.  The vector unit passes over the elements of what a kernel hands on, and over
+those of what it reduces on the way:
 
     seconds = max(elements / vector_elements_per_second, bytes / bandwidth) + kernel_seconds
 
@@ -21,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from autoshard.cost.chips import Chip
 from autoshard.cost.layouts import Layouts, local_fraction
-from autoshard.cost.roofline import einsum_seconds, padded_flops, stream_seconds
+from autoshard.cost.roofline import einsum_seconds, matmul_seconds, stream_seconds
 from autoshard.cost.torus import TorusMesh
 from autoshard.cost.traffic import traffic_seconds
 from autoshard.search.candidates import Strategies, factor_shards, operand_layouts, result_layouts
@@ -98,24 +100,28 @@ def _einsum_cost(op: Op, codes: Strategies, graph: Graph, mesh: TorusMesh) -> Op
     for value, layouts in tensors:
         seconds += access_seconds(graph, value, layouts, mesh)
     dtype = max((graph.values[v].dtype for v in op.operands), key=lambda name: -chip.peak(name))
-    padded = _padded(op, shards, mesh)
-    compute, _ = einsum_seconds(padded, np.zeros(len(codes)), dtype, chip)
+    compute = _compute_seconds(op, shards, dtype, chip)
     return OpCost(compute, seconds, flops, chip.kernel_seconds, chip.serial_fraction)
 
 
-def _padded(op: Op, shards: npt.NDArray[np.int64], mesh: TorusMesh) -> Floats:
-    """Operations of the matrix unit on whole blocks, with its padding for an einsum of two operands."""
+def _compute_seconds(op: Op, shards: npt.NDArray[np.int64], dtype: str, chip: Chip) -> Floats:
+    """[K] time on whole blocks, of an einsum of two operands with what the matrix unit pads."""
     whole = np.array([factor.size for factor in op.factors], dtype=np.int64)
     local = -(-whole // shards)
-    if len(op.operands) != 2 or op.primitive != "dot_general":
-        blocks: Floats = op.flops * (local / np.maximum(whole, 1)).prod(axis=1)
-        return blocks
+    if len(op.operands) == 2 and op.primitive == "dot_general":
+        return matmul_seconds(**_matmul_sizes(op, local), dtype=dtype, chip=chip)
+    blocks: Floats = op.flops * (local / np.maximum(whole, 1)).prod(axis=1)
+    return einsum_seconds(blocks, np.zeros(len(shards)), dtype, chip)[0]
+
+
+def _matmul_sizes(op: Op, local: npt.NDArray[np.int64]) -> dict[str, Floats]:
+    """[K] each, an einsum of two operands as a batch of matmuls; `local` are the factors' sizes on a chip."""
     held = [{f for dim in dims for f in dim} for dims in op.operand_dims]
-    sizes = {role: np.ones(len(shards)) for role in ("batch", "m", "k", "n")}
+    sizes = {role: np.ones(len(local)) for role in ("batch", "m", "k", "n")}
     for index, factor in enumerate(op.factors):
         role = _role(factor.kind, index in held[0], index in held[1])
         sizes[role] = sizes[role] * local[:, index]
-    return padded_flops(**sizes, chip=mesh.slice.chip)
+    return sizes
 
 
 def _role(kind: FactorKind, left: bool, right: bool) -> str:

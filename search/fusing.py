@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import prod
 
 from autoshard.cost.cost import Cost
-from autoshard.cost.roofline import einsum_seconds, padded_flops
+from autoshard.cost.roofline import matmul_seconds
 from autoshard.search.candidates import operand_layouts
 from autoshard.search.costs import access_seconds
 from autoshard.search.decisions import Decisions, OpDecision
@@ -148,8 +148,8 @@ def _fusion(problem: Problem, group: Sequence[_Matmul]) -> Fusion:
     chip, first = problem.mesh.slice.chip, group[0]
     times = first.decision.executions
     own = [matmul.decision.own_cost for matmul in group]
-    flops = padded_flops(*first.shared, sum(matmul.width for matmul in group), chip=chip)
-    compute, _ = einsum_seconds(float(flops), 0.0, first.dtype, chip)
+    width = sum(matmul.width for matmul in group)
+    compute = float(matmul_seconds(*first.shared, width, dtype=first.dtype, chip=chip))
     hbm = sum(cost.hbm_seconds for cost in own) - sum(matmul.read_seconds for matmul in group[1:])
     fused = max(compute, hbm) + chip.serial_fraction * min(compute, hbm) + chip.kernel_seconds
     exposed, fused_exposed = _exposed(problem, group)

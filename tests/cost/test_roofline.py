@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoshard.cost.chips import CHIPS, chip
-from autoshard.cost.roofline import einsum_seconds, padded_flops, stream_seconds
+from autoshard.cost.roofline import einsum_seconds, matmul_seconds, padded_flops, stream_seconds
 
 IDEAL_V5E = dataclasses.replace(chip("v5e"), hbm_streaming_fraction=1.0, mxu_fraction=1.0)
 SIZES = st.integers(1, 2000)
@@ -70,3 +70,24 @@ def test_padding_never_gains_and_is_symmetric(m: int, k: int, n: int, name: str)
     flops = padded_flops(1, m, k, n, chip(name))
     assert flops >= 2 * m * k * n
     assert flops == padded_flops(1, n, k, m, chip(name))
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 4096, 16384), (4096, 16384, 1), (1, 16384, 4096)])
+def test_a_single_row_is_multiplied_outside_of_the_matrix_unit(m: int, k: int, n: int) -> None:
+    seconds = matmul_seconds(3, m, k, n, "bfloat16", chip("v5e"))
+    assert seconds == pytest.approx(3 * 4096 * 16384 / 105e9)
+    assert seconds > 2 * matmul_seconds(3, m + 1, k + 1, n + 1, "bfloat16", chip("v5e"))
+
+
+def test_two_rows_are_a_matmul() -> None:
+    seconds = matmul_seconds(1, 2, 4096, 16384, "bfloat16", chip("v5e"))
+    flops = padded_flops(1, 2, 4096, 16384, chip("v5e"))
+    assert seconds == pytest.approx(einsum_seconds(float(flops), 0.0, "bfloat16", chip("v5e"))[0])
+
+
+def test_a_chip_without_the_habit_multiplies_single_rows_as_others() -> None:
+    seconds = matmul_seconds(1, 1, 4096, 128, "bfloat16", chip("h100"))
+    assert seconds == pytest.approx(
+        float(padded_flops(1, 1, 4096, 128, chip("h100")))
+        / (chip("h100").peak("bfloat16") * chip("h100").mxu_fraction)
+    )
