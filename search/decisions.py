@@ -20,7 +20,7 @@ from autoshard.search.ordering import Orders, Spec, unreduced_axes
 from autoshard.search.padded import Padded, factor_names, padded_dims
 from autoshard.search.places import Axes
 from autoshard.search.problem import Edge, Problem, has_unreduced
-from autoshard.search.stages import closing, stages
+from autoshard.search.stages import closings, stages
 
 _SHARED_KINDS = frozenset({OpKind.EINSUM, OpKind.ELEMENTWISE, OpKind.VIEW})
 
@@ -257,7 +257,7 @@ class _Speller:
         reader = self.problem.graph.ops[edge.op]
         if reader.kind is OpKind.IDENTITY:
             return stages(made, self.orders.spec_of_value(edge.value), open_axes)
-        return (closing(made, self.orders.spec_of_operand(reader, edge.position)),)
+        return closings(made, self.orders.spec_of_operand(reader, edge.position), open_axes)
 
     def is_constrained(self, op: Op) -> bool:
         """Pin what the user pinned, what several ops read, and what is resharded on its way in or out."""

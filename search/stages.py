@@ -4,6 +4,10 @@ A partitioner that is asked for several changes at once looks for its own way: a
 split over another dim becomes a gather of the weight, a weight gathered over two dims becomes a zero-padded
 all-reduce.  So each change is asked for by itself, in the order in which `autoshard.cost.reshard` prices
 them: close open sums and slice, move axes between dims, then gather dim by dim.
+
+An open sum that is scattered over one dim while another is sliced by several axes out of mesh order is closed
+in two steps. Asked for both at once, XLA's partitioner makes wrong numbers: it puts the blocks of the einsum
+in mesh order first, and takes them for what was asked (jaxlib 0.10.2 and 0.12; a test has the program).
 """
 
 from __future__ import annotations
@@ -23,8 +27,8 @@ def stages(have: Spec, want: Spec, open_axes: Axes = ()) -> tuple[Spec, ...]:
     Returns:
         At least one spec when there are open axes, none when nothing changes.
     """
-    closed = closing(have, want)
-    chain = [closed] if closed != have or open_axes else []
+    *before, closed = closings(have, want, open_axes)
+    chain = [*before, closed] if closed != have or open_axes else []
     exchanges = _exchanges(closed, want)
     chain += exchanges
     return (*chain, *_gathered(exchanges[-1] if exchanges else closed, want))
@@ -34,6 +38,24 @@ def closing(have: Spec, want: Spec) -> Spec:
     """The spec right after open sums are closed and new axes sliced, before any axis moves."""
     used = {axis for dim in have for axis in dim}
     return tuple((*old, *(a for a in new if a not in used)) for old, new in zip(have, want, strict=True))
+
+
+def closings(have: Spec, want: Spec, open_axes: Axes) -> tuple[Spec, ...]:
+    """The one or two specs that end with `closing(have, want)`."""
+    closed = closing(have, want)
+    if not any(axis in open_axes for dim in closed for axis in dim):
+        return (closed,)
+    first = tuple(
+        new if any(axis in open_axes for axis in new) else (*old, *_in_mesh_order(new[len(old) :]))
+        for old, new in zip(have, closed, strict=True)
+    )
+    return (closed,) if first == closed else (first, closed)
+
+
+def _in_mesh_order(axes: Axes) -> Axes:
+    """The first of some axes, as many as come in the order of the mesh."""
+    ends = (number for number in range(1, len(axes)) if axes[number] < axes[number - 1])
+    return axes[: next(ends, len(axes))]
 
 
 def _exchanges(spec: Spec, want: Spec) -> list[Spec]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from autoshard.search.ordering import Spec
 from autoshard.search.places import Axes
-from autoshard.search.stages import closing, stages
+from autoshard.search.stages import closing, closings, stages
 
 X, Y, Z = 0, 1, 2
 N_AXES = 4
@@ -94,3 +94,14 @@ def test_a_chain_ends_at_the_target_and_changes_one_kind_of_thing_at_a_time(
         assert len({before[axis] for axis in kinds["gather"] or ()}) <= 1  # of one dim
         order += [list(kinds).index(kind) for kind in happened]
     assert order == sorted(order)
+
+
+def test_a_scatter_and_slices_out_of_mesh_order_are_two_steps() -> None:
+    assert closings(((), ()), ((Z, X), (Y,)), (Y,)) == (((Z,), (Y,)), ((Z, X), (Y,)))
+    assert closings(((Y,), ()), ((Y, Z, X), (3,)), (3,)) == (((Y, Z), (3,)), ((Y, Z, X), (3,)))
+
+
+def test_other_sums_are_closed_in_one_step() -> None:
+    assert closings(((), ()), ((X, Z), (Y,)), (Y,)) == (((X, Z), (Y,)),)  # in mesh order
+    assert closings(((), ()), ((Z, X), ()), (Y,)) == (((Z, X), ()),)  # nothing is scattered
+    assert closings(((Z, X), ()), ((Z, X), (Y,)), (Y,)) == (((Z, X), (Y,)),)  # nothing is sliced
