@@ -32,7 +32,10 @@ def _error(equation: str, held: dict[str, tuple[int, ...]], chain: tuple[Spec, .
     arrays = [random.standard_normal((8,) * len(each)).astype(np.float32) for each in letters]
 
     def put(array: jax.Array, dims: Spec) -> jax.Array:
-        return jax.lax.with_sharding_constraint(array, NamedSharding(MESH, _partition_spec(dims)))
+        placed: jax.Array = jax.lax.with_sharding_constraint(
+            array, NamedSharding(MESH, _partition_spec(dims))
+        )
+        return placed
 
     def sharded(*operands: jax.Array) -> jax.Array:
         placed = [
