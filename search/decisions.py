@@ -231,7 +231,7 @@ class _Speller:
         readers = self.reads.get(value)
         if not open_axes:
             return (made, *(self.handed_over(readers[0], made) if readers else ()))
-        return self.closed_result(readers[0], made, open_axes) if readers else ()
+        return self.closed_result(op, readers[0], made, open_axes) if readers else ()
 
     def handed_over(self, edge: Edge, made: Spec) -> tuple[Spec, ...]:
         """The way of a result to the loop that starts with it; other readers find their own."""
@@ -245,25 +245,34 @@ class _Speller:
         number = self.problem.value_variable[value]
         if has_unreduced(self.problem.layouts(value)[self.labels[number]]):
             return ()
-        chain = stages(made, self.orders.spec_of_value(value), open_axes)
+        chain = stages(made, self.orders.spec_of_value(value), open_axes, _batch_dims(op))
         chain = chain if open_axes else (made, *chain)
         return chain if op.kind in _SHARED_KINDS else chain[:1]
 
-    def closed_result(self, edge: Edge, made: Spec, open_axes: Axes) -> tuple[Spec, ...]:
+    def closed_result(self, op: Op, edge: Edge, made: Spec, open_axes: Axes) -> tuple[Spec, ...]:
         """An open sum with one reader is closed on the way there, or handed on as it is."""
         _, want = self.layouts_on(edge)
         if has_unreduced(want):
             return ()
         reader = self.problem.graph.ops[edge.op]
         if reader.kind is OpKind.IDENTITY:
-            return stages(made, self.orders.spec_of_value(edge.value), open_axes)
-        return closings(made, self.orders.spec_of_operand(reader, edge.position), open_axes)
+            return stages(made, self.orders.spec_of_value(edge.value), open_axes, _batch_dims(op))
+        wanted = self.orders.spec_of_operand(reader, edge.position)
+        return closings(made, wanted, open_axes, _batch_dims(op))
 
     def is_constrained(self, op: Op) -> bool:
         """Pin what the user pinned, what several ops read, and what is resharded on its way in or out."""
         if op.index in self.problem.pinned_ops or any(v in self.problem.value_variable for v in op.results):
             return True
         return any(self.leaders[value] in self.moved for value in (*op.results, *op.operands))
+
+
+def _batch_dims(op: Op) -> tuple[int, ...]:
+    """Of an einsum of two operands, the dims of its result that both have."""
+    if op.kind is not OpKind.EINSUM or len(op.operands) != 2:
+        return ()
+    left, right = ({factor for dim in dims for factor in dim} for dims in op.operand_dims)
+    return tuple(number for number, dim in enumerate(op.result_dims[0]) if left & right & set(dim))
 
 
 def _own_cost(cost: OpCost, label: int) -> Cost:

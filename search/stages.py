@@ -5,29 +5,40 @@ split over another dim becomes a gather of the weight, a weight gathered over tw
 all-reduce.  So each change is asked for by itself, in the order in which `autoshard.cost.reshard` prices
 them: close open sums and slice, move axes between dims, then gather dim by dim.
 
-An open sum that is scattered over one dim while another is sliced by several axes out of mesh order is closed
-in two steps. Asked for both at once, XLA's partitioner makes wrong numbers: it puts the blocks of the einsum
-in mesh order first, and takes them for what was asked (jaxlib 0.10.2 and 0.12; a test has the program).
+Some open sums are closed in two steps, as XLA's partitioner makes wrong numbers of them in one (jaxlib 0.10.2
+and 0.12; a test has the programs):
+
+* scattered over one dim while another is sliced by several axes out of mesh order: the blocks of the einsum
+  come in mesh order, and are taken for what was asked. The first step slices by no more than a part of these
+  axes that is in order.
+* summed over several axes, one of which is scattered over a batch dim of the einsum that another axis splits
+  already, the others not: the first step sums over that one axis, too, the second slices. That is an
+  all-reduce where the cost model has a scatter.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from autoshard.search.ordering import Spec
 from autoshard.search.places import Axes
 
 
-def stages(have: Spec, want: Spec, open_axes: Axes = ()) -> tuple[Spec, ...]:
+def stages(
+    have: Spec, want: Spec, open_axes: Axes = (), batch_dims: Collection[int] = ()
+) -> tuple[Spec, ...]:
     """The specs through which a tensor passes from `have` to `want`, the last being `want`.
 
     Args:
         have: Ordered axes of each dim before.
         want: Ordered axes of each dim after.
         open_axes: Axes over which it is an open sum before.
+        batch_dims: Where an einsum made it, the dims that both operands have.
 
     Returns:
         At least one spec when there are open axes, none when nothing changes.
     """
-    *before, closed = closings(have, want, open_axes)
+    *before, closed = closings(have, want, open_axes, batch_dims)
     chain = [*before, closed] if closed != have or open_axes else []
     exchanges = _exchanges(closed, want)
     chain += exchanges
@@ -40,16 +51,24 @@ def closing(have: Spec, want: Spec) -> Spec:
     return tuple((*old, *(a for a in new if a not in used)) for old, new in zip(have, want, strict=True))
 
 
-def closings(have: Spec, want: Spec, open_axes: Axes) -> tuple[Spec, ...]:
-    """The one or two specs that end with `closing(have, want)`."""
+def closings(have: Spec, want: Spec, open_axes: Axes, batch_dims: Collection[int] = ()) -> tuple[Spec, ...]:
+    """The one or two specs that end with `closing(have, want)`; arguments as of `stages`."""
     closed = closing(have, want)
     if not any(axis in open_axes for dim in closed for axis in dim):
         return (closed,)
     first = tuple(
-        new if any(axis in open_axes for axis in new) else (*old, *_in_mesh_order(new[len(old) :]))
-        for old, new in zip(have, closed, strict=True)
+        _closed_at_once(old, new, open_axes, is_batch=number in batch_dims)
+        for number, (old, new) in enumerate(zip(have, closed, strict=True))
     )
     return (closed,) if first == closed else (first, closed)
+
+
+def _closed_at_once(old: Axes, new: Axes, open_axes: Axes, *, is_batch: bool) -> Axes:
+    """The axes of a dim after the first step, of those that it has and those that it is to have."""
+    scattered = set(new) & set(open_axes)
+    if not scattered:
+        return (*old, *_in_mesh_order(new[len(old) :]))
+    return old if is_batch and old and scattered != set(open_axes) else new
 
 
 def _in_mesh_order(axes: Axes) -> Axes:

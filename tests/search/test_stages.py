@@ -101,6 +101,15 @@ def test_a_scatter_and_slices_out_of_mesh_order_are_two_steps() -> None:
     assert closings(((Y,), ()), ((Y, Z, X), (3,)), (3,)) == (((Y, Z), (3,)), ((Y, Z, X), (3,)))
 
 
+def test_a_scatter_over_a_batch_dim_beside_another_sum_is_two_steps() -> None:
+    made, want = ((X,), ()), ((X, Y), (Z,))
+    assert closings(made, want, (Y, Z), batch_dims=(0,)) == (((X,), (Z,)), want)
+    assert closings(made, ((X, Y), ()), (Y, Z), batch_dims=(0,)) == (made, ((X, Y), ()))
+    assert closings(made, want, (Y, Z)) == (want,)  # no batch dim
+    assert closings(made, ((X, Y), ()), (Y,), batch_dims=(0,)) == (((X, Y), ()),)  # the whole sum goes there
+    assert closings(((), ()), ((Y,), (Z,)), (Y, Z), batch_dims=(0,)) == (((Y,), (Z,)),)
+
+
 def test_other_sums_are_closed_in_one_step() -> None:
     assert closings(((), ()), ((X, Z), (Y,)), (Y,)) == (((X, Z), (Y,)),)  # in mesh order
     assert closings(((), ()), ((Z, X), ()), (Y,)) == (((Z, X), ()),)  # nothing is scattered
