@@ -4,9 +4,10 @@ A dim sharded by x and y may be cut first by x or first by y.  The layouts do no
 gathering the *minor* axes of a dim, moving them to another dim, or scattering over new minor axes, is one
 collective, anything else needs a permute of the data first.  So along every edge the axes that stay on a dim
 should be its major ones, in the same order on both sides; and as axes move before others are gathered
-(`autoshard.cost.reshard`), those that move should be minor to those that are gathered.  Orders are labels of
-a second, small cost network: one variable per factor of an op and per dim of an anchored value that carries
-two or more axes; a mismatch costs a collective-permute of the local tensor.
+(`autoshard.cost.reshard`), those that move should be minor to those that are gathered, and nothing should
+come to a dim that something is gathered from.  Orders are labels of a second, small cost network: one
+variable per factor of an op and per dim of an anchored value that carries two or more axes; a mismatch costs
+a collective-permute of the local tensor.
 """
 
 from __future__ import annotations
@@ -222,24 +223,30 @@ def compatible(have: Axes, want: Axes, sharding: Sharding) -> bool:
     That is so when the axes that stay are the major ones, in the same order, on both sides.  Of those that
     leave, the ones that are gathered come before the ones that move to another dim.  New axes follow in the
     order in which they come: first those that shard nothing before, then those that come from another dim.
+    Where there are new ones none is gathered: these would be minor to it.
     """
     kept = tuple(axis for axis in have if axis in want)
     leaving = [axis in sharding.after for axis in have[len(kept) :]]
     arrival = [axis in sharding.before for axis in want[len(kept) :]]
     staying = have[: len(kept)] == kept and want[: len(kept)] == kept
-    return staying and leaving == sorted(leaving) and arrival == sorted(arrival)
+    covered = bool(arrival) and not all(leaving)
+    return staying and not covered and leaving == sorted(leaving) and arrival == sorted(arrival)
 
 
 def permuted(have: Axes, want: Axes, sharding: Sharding) -> Axes:
     """The axes that a permute reorders where two orders are not `compatible`.
 
     First those of `have`, until the ones that stay are its major ones as `want` has them, and the ones that
-    move its minor ones; then those of `want`, where new axes do not come in the order in which they arrive.
+    move its minor ones; then those of `want`, where new axes do not come in the order in which they arrive;
+    and those that are gathered where others come, with these.
     """
     kept = tuple(axis for axis in want if axis in have)
     leaving = sorted((axis for axis in have if axis not in kept), key=lambda axis: axis in sharding.after)
     new = sorted((axis for axis in want if axis not in kept), key=lambda axis: axis in sharding.before)
     changed = {*_between(have, (*kept, *leaving)), *_between((*kept, *new), want)}
+    gathered = [axis for axis in leaving if axis not in sharding.after]
+    if gathered and new:
+        changed |= {*gathered, *new}
     return tuple(sorted(changed))
 
 

@@ -119,6 +119,8 @@ def test_each_operand_of_a_value_read_twice_has_its_own_order() -> None:
         ((X, Y), (), {X, Y}, {X}, (X, Y)),  # x moves to another dim before y is gathered
         ((Y, X), (), {X, Y}, {X}, ()),
         ((X, Y), (), {X, Y}, set(), ()),
+        ((X, Y), (X, Z), {X, Y, Z}, {X, Z}, (Y, Z)),  # z would come behind y, which is gathered
+        ((X, Y), (X, Z), {X, Y, Z}, {X, Y, Z}, ()),  # y moves away first
     ],
 )
 def test_a_permute_reorders_the_axes_between_the_first_and_the_last_that_differ(
