@@ -105,7 +105,7 @@ def test_times_add_up(joint: JointPlans) -> None:
     assert joint.separate_seconds == pytest.approx(first.separate_seconds + 64 * second.separate_seconds)
     assert joint.loss == pytest.approx(joint.seconds / joint.separate_seconds - 1)
     assert joint.loss >= -1e-2
-    assert joint.bound_seconds <= joint.seconds
+    assert joint.bound_seconds <= joint.seconds * (1 + 1e-6)  # plans hold rounded times
     assert 0 <= joint.gap < 0.02
 
 
