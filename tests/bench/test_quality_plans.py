@@ -8,6 +8,8 @@ import pytest
 
 from autoshard.mesh_study import mesh_label
 from autoshard.planning import make_plan
+from autoshard.search import planner
+from autoshard.search.order_search import with_permutes
 from autoshard.search.planner import Outcome, search_plans
 from bench import fidelity_cache, mixtral, quality_plans, quality_rebuild
 from bench.fidelity_cache import PlanLine
@@ -84,13 +86,16 @@ def test_ours_is_no_slower_than_any_rule_by_the_model(rules: list[Placed]) -> No
         assert placed.proposal.origin == (SLOW if slow else HAND)
 
 
-def test_runners_up_have_the_rest_that_needs_few_permutes() -> None:
+def test_runners_up_have_the_rest_that_suits_their_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     case = decode_case(palm, "palm", replace(palm.PALM_540B, layers=1), "v4:4x8x8", 512, 2048)
     study = Study(case)
-    candidates = search_plans(study.problem, study.limit_bytes, top_k=3).candidates
-    assert len(candidates) == 3
-    for candidate in candidates:
-        assert candidate.permute_seconds < 0.01 * candidate.seconds
+    found = search_plans(study.problem, study.limit_bytes, top_k=3).candidates
+    monkeypatch.setattr(planner, "decided_alike", lambda search, labels, *_: with_permutes(search, labels))
+    plain = search_plans(study.problem, study.limit_bytes, top_k=3).candidates
+    assert len(found) == len(plain) == 3
+    assert found[0].seconds == plain[0].seconds
+    for mine, other in zip(found[1:], plain[1:], strict=True):
+        assert mine.seconds < 0.98 * other.seconds
 
 
 def test_a_rule_is_taken_at_its_best_mesh(rules: list[Placed]) -> None:
