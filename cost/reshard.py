@@ -247,12 +247,22 @@ def _several_gathers(source: Layouts, target: Layouts, mesh: TorusMesh) -> tuple
         if len({int(before[axis]) for axis in split}) < 2:
             continue
         gathered = (target[:, split] == REPLICATED) @ (1 << np.array(split, dtype=np.intp))
-        for mask in np.unique(gathered):
-            steps = tuple(axes for _, axes in _gathers(before, _bits(int(mask)), mesh))
+        more_latency, more_per_byte = _differences(tuple(before.tolist()), mesh)
+        latency[row], per_byte[row] = more_latency[gathered], more_per_byte[gathered] * kept
+    return latency, per_byte
+
+
+@lru_cache(maxsize=4096)
+def _differences(before: tuple[int, ...], mesh: TorusMesh) -> tuple[Floats, Floats]:
+    """`_gather_difference` for each set of axes, as bits, that are gathered of a layout; 0 for one step."""
+    latency, per_byte = np.zeros((2, 1 << len(before)))
+    split = [axis for axis, dim in enumerate(before) if dim >= 0]
+    layout = np.array(before, dtype=np.int8)
+    for mask in range(len(latency)):
+        if all(axis in split for axis in _bits(mask)):
+            steps = tuple(axes for _, axes in _gathers(layout, _bits(mask), mesh))
             if len(steps) > 1:
-                more_latency, more_per_byte = _gather_difference(steps, mesh)
-                latency[row] += np.where(gathered == mask, more_latency, 0.0)
-                per_byte[row] += np.where(gathered == mask, more_per_byte * kept, 0.0)
+                latency[mask], per_byte[mask] = _gather_difference(steps, mesh)
     return latency, per_byte
 
 
