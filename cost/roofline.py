@@ -64,18 +64,9 @@ def stream_seconds(nbytes: float | Floats, chip: Chip) -> float | Floats:
 def matmul_seconds(
     batch: npt.ArrayLike, m: npt.ArrayLike, k: npt.ArrayLike, n: npt.ArrayLike, dtype: str, chip: Chip
 ) -> Floats:
-    """Compute time of a batch of local matmuls ``[m, k] x [k, n]``.
+    """Compute seconds of a batch of local matmuls ``[m, k] x [k, n]`` in a dtype.
 
-    Args:
-        batch: Number of matmuls; any shape that broadcasts with the others.
-        m: Rows of the left operand.
-        k: The reduced size.
-        n: Columns of the right operand.
-        dtype: Name of the dtype in which it multiplies.
-        chip: The chip.
-
-    Returns:
-        Seconds, of the broadcast shape.
+    Sizes and shapes are as of `padded_flops`.
     """
     unit = padded_flops(batch, m, k, n, chip) / (chip.peak(dtype) * chip.mxu_fraction)
     sizes = np.broadcast_arrays(*(np.asarray(size, dtype=np.float64) for size in (batch, m, k, n)))

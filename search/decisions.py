@@ -245,9 +245,11 @@ class _Speller:
         number = self.problem.value_variable[value]
         if has_unreduced(self.problem.layouts(value)[self.labels[number]]):
             return ()
-        chain = stages(made, self.orders.spec_of_value(value), open_axes, _batch_dims(op))
-        chain = chain if open_axes else (made, *chain)
-        return chain if op.kind in _SHARED_KINDS else chain[:1]
+        spec, batch_dims = self.orders.spec_of_value(value), _batch_dims(op)
+        if op.kind not in _SHARED_KINDS:
+            return closings(made, spec, open_axes, batch_dims) if open_axes else (made,)
+        chain = stages(made, spec, open_axes, batch_dims)
+        return chain if open_axes else (made, *chain)
 
     def closed_result(self, op: Op, edge: Edge, made: Spec, open_axes: Axes) -> tuple[Spec, ...]:
         """An open sum with one reader is closed on the way there, or handed on as it is."""

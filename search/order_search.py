@@ -61,7 +61,7 @@ def best_with_permutes(search: BudgetSearch, best: Best, limit_bytes: float) -> 
 
 
 def decided_alike(
-    search: BudgetSearch, labels: tuple[int, ...], decided: Iterable[int], limit_bytes: float
+    search: BudgetSearch, plain: Candidate, decided: Iterable[int], limit_bytes: float
 ) -> Candidate:
     """Return a plan, or a faster one that decides some variables alike, permutes included.
 
@@ -70,15 +70,14 @@ def decided_alike(
 
     Args:
         search: What found it.
-        labels: The plan, within the limit.
+        plain: The plan, within the limit, with its permutes.
         decided: The variables that keep their labels.
         limit_bytes: HBM per chip that a plan may use.
     """
-    plain = with_permutes(search, labels)
     if plain.permute_seconds <= search.gap * plain.seconds:
         return plain
     network = search.problem.network
-    kept = {number: np.arange(network.size(number)) == labels[number] for number in decided}
+    kept = {number: np.arange(network.size(number)) == plain.labels[number] for number in decided}
     problem = replace(search.problem, network=network.restricted(kept))
     try:
         other = search.within(problem, fold_followers(problem))

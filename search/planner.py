@@ -117,7 +117,7 @@ def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int)
     problem, first = search.problem, best.candidate
     notable = NOTABLE * first.seconds
     seen = {signature(problem, first.labels, notable)}
-    found: list[tuple[int, ...]] = []
+    found: list[Candidate] = []
     for network in _priced_networks(search.followers.network, search.rows, best.prices):
         spare = _SPARE * (count + 1)
         for labels in distinct_solutions(problem, search.followers, network, first.labels, spare):
@@ -126,12 +126,12 @@ def runners_up(search: BudgetSearch, best: Best, limit_bytes: float, count: int)
             if mark in seen or peak.nbytes > limit_bytes:
                 continue
             seen.add(mark)
-            found.append(labels)
+            found.append(with_permutes(search, labels))
         if len(found) >= count:
             break
-    found.sort(key=lambda labels: with_permutes(search, labels).seconds)
+    found.sort(key=lambda candidate: candidate.seconds)
     heavy = heavy_einsums(problem, first.labels)[:HEAVY]
-    return [decided_alike(search, labels, heavy, limit_bytes) for labels in found[:count]]
+    return [decided_alike(search, candidate, heavy, limit_bytes) for candidate in found[:count]]
 
 
 def signature(problem: Problem, labels: Sequence[int], notable_seconds: float) -> Hashable:
