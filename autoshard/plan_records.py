@@ -204,7 +204,8 @@ class EinsumRecord(Record, frozen=True, kw_only=True):
 class TensorRecord(Record, frozen=True, kw_only=True):
     """One constrained value that is no einsum's result; `spec` is None while it is an open sum.
 
-    `operands` pins what its op reads, where a stored array (a table that is looked up) is resharded for it.
+    `operands` pins what its op reads, where a stored array (a table that is looked up) is resharded for it,
+    or where the reshard takes several steps.
     `name` is a pattern, `trips` is of one copy, and `repeats` counts the copies, as in an `EinsumRecord`;
     so are the times and the `padding`.
     """

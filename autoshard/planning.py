@@ -219,17 +219,23 @@ def _is_loop_slot(decision: OpDecision) -> bool:
 
 
 def _pinned_operands(decision: OpDecision, graph: Graph, mesh: TorusMesh) -> tuple[str | None, ...]:
-    """Specs of stored operands that are resharded for an op; empty when there are none.
+    """Specs of operands that are pinned for an op that is no einsum; empty when there are none.
 
-    Left to itself the partitioner would look a table up where it lies and reduce the whole result.
+    These are stored ones that are resharded: left to itself the partitioner would look a table up where it
+    lies and reduce the whole result. And those whose way takes several steps: it would gather them whole.
     """
-    names = {movement.tensor for movement in decision.movements}
-    stored = [graph.values[value] for value in decision.op.operands]
-    moved = [value.stored_bytes > 0 and value.name in names for value in stored]
-    if not any(moved) or decision.op.kind is OpKind.IDENTITY:
+    if decision.op.kind is OpKind.IDENTITY:
         return ()
-    pairs = zip(decision.operands, moved, strict=True)
-    return tuple(_chain(chain, mesh) if pinned else None for chain, pinned in pairs)
+    names = {movement.tensor for movement in decision.movements}
+    values = [graph.values[value] for value in decision.op.operands]
+    pinned = [
+        len(chain) > 1 or (value.stored_bytes > 0 and value.name in names)
+        for chain, value in zip(decision.operands, values, strict=True)
+    ]
+    if not any(pinned):
+        return ()
+    pairs = zip(decision.operands, pinned, strict=True)
+    return tuple(_chain(chain, mesh) if is_pinned else None for chain, is_pinned in pairs)
 
 
 def _tensors(decisions: Decisions) -> tuple[TensorRecord, ...]:

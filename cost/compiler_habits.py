@@ -26,6 +26,11 @@ Tried: ``[1024, K_xyz] x [K_xyz, 16384] -> [1024, 16384_xyz]`` on 11 slices of v
 and on 12 of v5e and v6e from 2x2 to 16x16; lines were not, and are taken to scatter, as are the slices of a
 multislice.
 
+A scatter beside idle mesh axes. Where an axis neither splits a tensor nor is summed over, the partitioner is
+asked for the sum first and for scatters and slices after it (`autoshard.search.stages`). Mostly that stays an
+all-reduce and a slice: of ``[512, 1, K_x] x [K_x, E] -> [512_x, 1, E]`` on v4:4x8x8 always, of
+``[512, 64, K_x] x [K_x, 4096]`` only where something is sliced, too.
+
 A scatter onto a dim that has to be padded is an all-reduce of the whole, see `autoshard.cost.padding`.
 
 A gather of two dims at once. Where one constraint asks for a weight whole that is sharded over two of its
@@ -116,7 +121,8 @@ def all_reduced_scatters(
         else:
             habit = _breaks_rows(dim, shards[dim], whole[:minor], itemsize)
         reduced |= onto & habit
-    return reduced | _scatters_over_all(source, target, mesh)
+    reduced |= _scatters_over_all(source, target, mesh)
+    return reduced | _scatters_beside_idle_axes(source, target, mesh)
 
 
 def _scatters_over_all(source: Layouts, target: Layouts, mesh: TorusMesh) -> Bools:
@@ -128,6 +134,14 @@ def _scatters_over_all(source: Layouts, target: Layouts, mesh: TorusMesh) -> Boo
     idle = np.array(mesh.shape) == 1
     every: Bools = (scattered | idle).all(axis=2)
     return every
+
+
+def _scatters_beside_idle_axes(source: Layouts, target: Layouts, mesh: TorusMesh) -> Bools:
+    """``[K, J]`` whether a sum is scattered while an axis neither splits the tensor nor is summed over."""
+    idle = ((source == REPLICATED) & (np.array(mesh.shape) > 1)).any(axis=1)
+    scattered = ((source == UNREDUCED)[:, None, :] & (target >= 0)[None, :, :]).any(axis=2)
+    beside: Bools = idle[:, None] & scattered
+    return beside
 
 
 def _scatters_onto(dim: int, source: Layouts, target: Layouts) -> Bools:

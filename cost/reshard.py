@@ -8,13 +8,16 @@ Per mesh axis, the pair of entries says what happens (source -> target):
 * dim i -> dim j: all-to-all; dim -> replicated: all-gather;
 * anything else -> unreduced: impossible, infinite.
 
+A sum that stays open over one axis goes as it is, or sliced: no partitioner can be told to move, gather or
+close other axes of it meanwhile, so that is impossible, too.
+
 A reduce-scatter that the compiler makes an all-reduce (`autoshard.cost.compiler_habits`) is priced as one.
 What a layout pads is moved padded (`autoshard.cost.padding`).
 
 Axes with the same transition act together as one collective and use the links of all their torus dims, but
 what is gathered from several dims is gathered dim by dim, those split over the fewest axes first: the TPU
-compiler has no all-gather of two dims. The stages run in the order slice, reduce-scatter, all-reduce,
-all-to-all, all-gather, so that each works on few bytes. All stages are linear in the tensor's bytes, so a
+compiler has no all-gather of two dims. The stages run in the order reduce-scatter, all-reduce, slice,
+all-to-all, all-gather. All stages are linear in the tensor's bytes, so a
 pair of layouts has one linear law (`reshard_law`), which does not depend on the tensor and can be kept. But
 for gathers of several dims it depends only on the transition of each axis, so the laws of a mesh are one
 table. A layout does not say in which order several axes split one dim; a reshard that would have to change
@@ -118,6 +121,7 @@ def reshard_law(
         index += changes[before[:, axis]][:, after[:, axis]] << (3 * axis)
     table = _table(mesh, scatter)
     latency, per_byte = _several_gathers(source, target, mesh)
+    latency[_changes_while_open(source, target)] = np.inf
     return ReshardLaw(
         table.latency_seconds.take(index) + latency, table.seconds_per_byte.take(index) + per_byte
     )
@@ -148,14 +152,21 @@ def reshard_collectives(
             f"mesh axis {axis!r} cannot become unreduced: only an einsum leaves partial sums; expected a "
             "target that shards or replicates the axis, or a source that is unreduced over it"
         )
-    sharded = [axis for axis, before in enumerate(source) if before >= 0 or changes[axis] is _Change.SLICE]
+    if _changes_while_open(source[None], target[None]).any():
+        raise LayoutError(
+            "a sum that stays open cannot be moved, gathered or partly summed meanwhile; expected a target "
+            "that closes it whole, or one that only slices it"
+        )
+    sharded = [axis for axis, before in enumerate(source) if before >= 0]
     padding = reshard_padding(source[None], target[None], shape, mesh)
     local = nbytes / _size(sharded, mesh) * (1.0 if padding is None else float(padding[0, 0]))
     itemsize = _itemsize(nbytes, shape)
     all_reduced = _all_reduced(source[None], target[None], shape, itemsize, mesh)[0, 0]
-    gathered = [axis for axis, change in enumerate(changes) if change is _Change.ALL_GATHER]
     collectives = []
-    for kind, axes in (*_reductions(changes, mesh), *_gathers(source, gathered, mesh)):
+    for kind, axes in _steps(source, changes, mesh):
+        if kind is None:
+            local /= _size(axes, mesh)
+            continue
         local = local * _size(axes, mesh) if kind is Kind.ALL_GATHER else local
         names = tuple(mesh.names[axis] for axis in axes)
         compiled = Kind.ALL_REDUCE if kind is Kind.REDUCE_SCATTER and all_reduced else kind
@@ -163,6 +174,16 @@ def reshard_collectives(
         collectives.append(Collective(compiled, names, local, seconds))
         local = local / _size(axes, mesh) if kind is Kind.REDUCE_SCATTER else local
     return tuple(collectives)
+
+
+def _changes_while_open(source: Layouts, target: Layouts) -> Bools:
+    """``[K, J]`` whether a sum stays open over one axis while another is moved, gathered or summed over."""
+    changes = np.zeros((len(source), len(target)), dtype=np.bool_)
+    rows, columns = ((each == UNREDUCED).any(axis=1) for each in (source, target))
+    before, after = source[rows][:, None, :], target[columns][None, :, :]
+    stays = ((before == UNREDUCED) & (after == UNREDUCED)).any(axis=2)
+    changes[np.ix_(rows, columns)] = stays & ((before != REPLICATED) & (before != after)).any(axis=2)
+    return changes
 
 
 def _all_reduced(
@@ -174,12 +195,18 @@ def _all_reduced(
     return habit
 
 
-def _reductions(changes: Sequence[_Change], mesh: TorusMesh) -> Iterator[tuple[Kind, tuple[int, ...]]]:
-    """The stages before the gathers, each with its axes."""
-    for change, kind in _STAGES.items():
-        axes = tuple(axis for axis, found in enumerate(changes) if found is change and mesh.shape[axis] > 1)
-        if axes and kind is not Kind.ALL_GATHER:
-            yield kind, axes
+def _steps(
+    source: Layouts, changes: Sequence[_Change], mesh: TorusMesh
+) -> Iterator[tuple[Kind | None, tuple[int, ...]]]:
+    """The stages, each with its axes; slicing is no collective, so of no kind."""
+    wide = [axis for axis, size in enumerate(mesh.shape) if size > 1]
+    axes_of = {change: tuple(axis for axis in wide if changes[axis] is change) for change in _Change}
+    for change in _STAGES:
+        if axes_of[change] and change is not _Change.ALL_GATHER:
+            yield _STAGES[change], axes_of[change]
+        if change is _Change.ALL_REDUCE:
+            yield None, axes_of[_Change.SLICE]
+    yield from _gathers(source, axes_of[_Change.ALL_GATHER], mesh)
 
 
 def _gathers(
@@ -221,8 +248,7 @@ def _table(mesh: TorusMesh, scatter: Kind) -> ReshardLaw:
     subsets = [_bits(mask) for mask in range(1 << n_axes)]
     n_chips = np.array([_size(axes, mesh) for axes in subsets], dtype=np.float64)
     changed = {change: (digits == change) @ (1 << np.arange(n_axes)) for change in _Change}
-    # Share of the tensor that each chip holds once the free slices are done.
-    share = 1.0 / np.prod([n_chips[changed[c]] for c in (_Change.KEEP, _Change.SLICE)], axis=0)
+    share = 1.0 / n_chips[changed[_Change.KEEP]]  # of the tensor, on each chip
     share /= np.prod([n_chips[changed[c]] for c in (_Change.ALL_TO_ALL, _Change.ALL_GATHER)], axis=0)
     latency = np.where(changed[_Change.IMPOSSIBLE] > 0, np.inf, 0.0)
     per_byte = np.zeros_like(latency)
@@ -234,6 +260,7 @@ def _table(mesh: TorusMesh, scatter: Kind) -> ReshardLaw:
         latency += np.array([law.latency_seconds for law in laws])[axes]
         per_byte += share * np.array([law.seconds_per_byte for law in laws])[axes]
         share = share / n_chips[axes] if kind is Kind.REDUCE_SCATTER else share
+        share = share / n_chips[changed[_Change.SLICE]] if kind is Kind.ALL_REDUCE else share
     return ReshardLaw(latency, per_byte)
 
 

@@ -20,7 +20,7 @@ from autoshard.search.ordering import Orders, Spec, unreduced_axes
 from autoshard.search.padded import Padded, factor_names, padded_dims
 from autoshard.search.places import Axes
 from autoshard.search.problem import Edge, Problem, has_unreduced
-from autoshard.search.stages import closings, stages
+from autoshard.search.stages import OpenSum, closings, stages
 
 _SHARED_KINDS = frozenset({OpKind.EINSUM, OpKind.ELEMENTWISE, OpKind.VIEW})
 
@@ -194,7 +194,7 @@ class _Speller:
         if has_unreduced(want):
             return ()
         spec, held = self.orders.spec_of_operand(op, position), self.held_spec(value)
-        chain = stages(held, spec, unreduced_axes(have)) or (spec,)
+        chain = stages(held, spec, OpenSum(unreduced_axes(have))) or (spec,)
         return (held, *chain) if self.is_stored_and_split(value, held, chain[0]) else chain
 
     def is_stored_and_split(self, value: int, held: Spec, first: Spec) -> bool:
@@ -219,6 +219,13 @@ class _Speller:
         code = self.problem.variables[number].codes[[self.labels[number]]]
         return unreduced_axes(result_layouts(op, code, 0)[0])
 
+    def open_sum(self, op: Op, made: Spec) -> OpenSum:
+        """The open sum that an op leaves in its first result, made so."""
+        axes = self.open_axes(op)
+        used = {*axes, *(axis for dim in made for axis in dim)}
+        wide = (axis for axis, size in enumerate(self.problem.mesh.shape) if size > 1)
+        return OpenSum(axes, tuple(axis for axis in wide if axis not in used), _batch_dims(op))
+
     def result(self, op: Op) -> tuple[Spec, ...]:
         """The chain of the first result.
 
@@ -231,7 +238,7 @@ class _Speller:
         readers = self.reads.get(value)
         if not open_axes:
             return (made, *(self.handed_over(readers[0], made) if readers else ()))
-        return self.closed_result(op, readers[0], made, open_axes) if readers else ()
+        return self.closed_result(op, readers[0], made) if readers else ()
 
     def handed_over(self, edge: Edge, made: Spec) -> tuple[Spec, ...]:
         """The way of a result to the loop that starts with it; other readers find their own."""
@@ -245,22 +252,22 @@ class _Speller:
         number = self.problem.value_variable[value]
         if has_unreduced(self.problem.layouts(value)[self.labels[number]]):
             return ()
-        spec, batch_dims = self.orders.spec_of_value(value), _batch_dims(op)
+        spec = self.orders.spec_of_value(value)
         if op.kind not in _SHARED_KINDS:
-            return closings(made, spec, open_axes, batch_dims) if open_axes else (made,)
-        chain = stages(made, spec, open_axes, batch_dims)
+            return closings(made, spec, self.open_sum(op, made)) if open_axes else (made,)
+        chain = stages(made, spec, self.open_sum(op, made))
         return chain if open_axes else (made, *chain)
 
-    def closed_result(self, op: Op, edge: Edge, made: Spec, open_axes: Axes) -> tuple[Spec, ...]:
+    def closed_result(self, op: Op, edge: Edge, made: Spec) -> tuple[Spec, ...]:
         """An open sum with one reader is closed on the way there, or handed on as it is."""
         _, want = self.layouts_on(edge)
         if has_unreduced(want):
             return ()
         reader = self.problem.graph.ops[edge.op]
         if reader.kind is OpKind.IDENTITY:
-            return stages(made, self.orders.spec_of_value(edge.value), open_axes, _batch_dims(op))
+            return stages(made, self.orders.spec_of_value(edge.value), self.open_sum(op, made))
         wanted = self.orders.spec_of_operand(reader, edge.position)
-        return closings(made, wanted, open_axes, _batch_dims(op))
+        return closings(made, wanted, self.open_sum(op, made))
 
     def is_constrained(self, op: Op) -> bool:
         """Pin what the user pinned, what several ops read, and what is resharded on its way in or out."""

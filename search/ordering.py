@@ -1,11 +1,8 @@
 """The order of several mesh axes within one tensor dim, chosen after the layouts.
 
 A dim sharded by x and y may be cut first by x or first by y.  The layouts do not say; the compiler cares:
-gathering the *minor* axes of a dim, moving them to another dim, or scattering over new minor axes, is one
-collective, anything else needs a permute of the data first.  So along every edge the axes that stay on a dim
-should be its major ones, in the same order on both sides; and as axes move before others are gathered
-(`autoshard.cost.reshard`), those that move should be minor to those that are gathered, and nothing should
-come to a dim that something is gathered from.  Orders are labels of a second, small cost network: one
+axes that leave a dim should be its minor ones, and so on (`autoshard.search.permute_rules`), anything else
+needs a permute of the data first.  Orders are labels of a second, small cost network: one
 variable per factor of an op and per dim of an anchored value that carries two or more axes; a mismatch costs
 a collective-permute of the local tensor.
 """
@@ -13,7 +10,7 @@ a collective-permute of the local tensor.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +20,7 @@ from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.cost.layouts import UNREDUCED, local_fraction
 from autoshard.search.graph import Op
 from autoshard.search.network import Network
+from autoshard.search.permute_rules import Change, compatible, exchanged, moved_alike, permuted
 from autoshard.search.places import Axes, Place, Places, axes_by_part
 from autoshard.search.problem import Edge, Problem
 from autoshard.search.solver import solve
@@ -33,19 +31,25 @@ Spec = tuple[Axes, ...]
 
 
 _Orders = dict[Place, Axes]
+MOST_ORDERS = 2
+"""That meet in a dim: where merged dims meet there are more, and these are left as they fall."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sharding:
-    """The axes that shard some dim of a tensor before and after a reshard.
+class _Meeting:
+    """Two orders on an edge that must suit each other: those of places before and of places after.
 
     Attributes:
-        before: At its source.
-        after: At its target.
+        places: Of both, those whose orders are to be chosen.
+        have: At the source.
+        want: At the target.
+        is_one_dim: Whether they are the same dim; axes move from one to the other where they are not.
     """
 
-    before: Collection[int]
-    after: Collection[int]
+    places: list[Place]
+    have: list[Place]
+    want: list[Place]
+    is_one_dim: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +134,17 @@ class Orders:
         self._domains = domains = {place: self._possible(place) for place in self._crowded()}
         numbers = {place: network.add_variable(len(orders), str(place)) for place, orders in domains.items()}
         for edge in self._problem.edges:
+            self.permute_seconds += self._price(edge) * self._exchanges(edge)
             for places, cost in self._mismatches(edge):
-                if len(places) == 1:
+                if not places:
+                    self.permute_seconds += float(cost)
+                elif len(places) == 1:
                     network.add_unary(numbers[places[0]], cost)
                 else:
                     network.add_pairwise(numbers[places[0]], numbers[places[1]], cost)
         if domains:
             solution = solve(network)
-            self.permute_seconds = solution.value
+            self.permute_seconds += solution.value
             labels = dict(zip(domains, solution.labels, strict=True))
             self._chosen = {place: orders[labels[place]] for place, orders in domains.items()}
 
@@ -155,52 +162,72 @@ class Orders:
             if len(held[part]) > 1
         ]
 
-    def _meetings(self, edge: Edge) -> Iterator[tuple[list[Place], list[Place], list[Place]]]:
-        """For each dim on an edge the places that decide, and all at its source and at its target.
-
-        More than two orders meet in one dim only where merged dims meet; these are left as they fall.
-        """
-        for have, want in zip(self._places.source(edge), self._places.target(edge), strict=True):
+    def _meetings(self, edge: Edge) -> Iterator[_Meeting]:
+        """Where orders meet on an edge: in each dim, and between the dims that axes leave and come to."""
+        before, after = self._places.source(edge), self._places.target(edge)
+        for (here, have), (there, want) in itertools.product(enumerate(before), enumerate(after)):
+            if here != there and len({*self._held_at(have)} & {*self._held_at(want)}) < 2:
+                continue
             places = list(dict.fromkeys(place for place in (*have, *want) if place in self._domains))
-            if len(places) in (1, 2):
-                yield places, have, want
+            if len(places) <= MOST_ORDERS:
+                yield _Meeting(places, have, want, is_one_dim=here == there)
 
     def _mismatches(self, edge: Edge) -> Iterator[tuple[list[Place], Floats]]:
-        """For each dim the places that decide and the time of permutes under each of their orders."""
-        for places, have, want in self._meetings(edge):
-            options, sharding = [self._domains[place] for place in places], self._sharding(edge)
+        """For each meeting the places that decide and the time of permutes under each of their orders."""
+        change = self._change(edge)
+        for meeting in self._meetings(edge):
+            options = [self._domains[place] for place in meeting.places]
             cost = np.array(
                 [
-                    self._permutes(have, want, dict(zip(places, orders, strict=True)), sharding)
+                    self._permutes(meeting, dict(zip(meeting.places, orders, strict=True)), change)
                     for orders in itertools.product(*options)
                 ],
                 dtype=np.float64,
             )
-            yield places, cost.reshape([len(option) for option in options]) * self._price(edge)
+            yield meeting.places, cost.reshape([len(option) for option in options]) * self._price(edge)
 
     def _needed(self) -> Iterator[Permute]:
         """The permutes under the chosen orders."""
         for number, edge in enumerate(self._problem.edges):
-            for _, have, want in self._meetings(edge):
-                sharding = self._sharding(edge)
-                if self._permutes(have, want, self._chosen, sharding):
-                    axes = permuted(self._axes(have, self._chosen), self._axes(want, self._chosen), sharding)
-                    yield Permute(
-                        number, axes, self._local_bytes(edge), self._price(edge) / max(edge.trips, 1)
-                    )
+            change = self._change(edge)
+            for meeting in self._meetings(edge):
+                if self._permutes(meeting, self._chosen, change):
+                    yield self._permute(number, self._permuted(meeting, change))
+            if self._exchanges(edge):
+                yield self._permute(number, change.moved)
 
-    def _permutes(
-        self, have: Sequence[Place], want: Sequence[Place], orders: _Orders, sharding: Sharding
-    ) -> bool:
-        """Whether one dim needs a permute under some orders."""
-        return not compatible(self._axes(have, orders), self._axes(want, orders), sharding)
+    def _permute(self, number: int, axes: Axes) -> Permute:
+        """A permute on an edge."""
+        edge = self._problem.edges[number]
+        return Permute(number, axes, self._local_bytes(edge), self._price(edge) / max(edge.trips, 1))
 
-    def _sharding(self, edge: Edge) -> Sharding:
-        """The axes that shard what is on an edge at either end."""
-        return Sharding(
-            sharding_axes(edge.source_layouts[self._labels[edge.source]]),
-            sharding_axes(edge.target_layouts[self._labels[edge.target]]),
+    def _permutes(self, meeting: _Meeting, orders: _Orders, change: Change) -> bool:
+        """Whether a permute is needed where two orders meet."""
+        have, want = self._axes(meeting.have, orders), self._axes(meeting.want, orders)
+        return not (compatible(have, want, change) if meeting.is_one_dim else moved_alike(have, want))
+
+    def _permuted(self, meeting: _Meeting, change: Change) -> Axes:
+        """The axes whose order changes there."""
+        have, want = self._axes(meeting.have, self._chosen), self._axes(meeting.want, self._chosen)
+        if meeting.is_one_dim:
+            return permuted(have, want, change)
+        return tuple(sorted({*have} & {*want}))
+
+    def _exchanges(self, edge: Edge) -> bool:
+        """Whether two dims of what is on an edge exchange axes."""
+        source = edge.source_layouts[[self._labels[edge.source]]]
+        return bool(exchanged(source, edge.target_layouts[[self._labels[edge.target]]]).any())
+
+    def _change(self, edge: Edge) -> Change:
+        """What happens to the layout of what is on an edge."""
+        return Change(
+            tuple(edge.source_layouts[self._labels[edge.source]].tolist()),
+            tuple(edge.target_layouts[self._labels[edge.target]].tolist()),
         )
+
+    def _held_at(self, places: Sequence[Place]) -> Iterator[int]:
+        """The axes of a dim in any order."""
+        return itertools.chain.from_iterable(map(self._axes_at, places))
 
     def _price(self, edge: Edge) -> float:
         """Time per step of permuting the smaller local part of what is on an edge."""
@@ -215,50 +242,6 @@ class Orders:
         want = edge.target_layouts[self._labels[edge.target]]
         value = self._problem.graph.values[edge.value]
         return value.nbytes * float(local_fraction(np.stack([have, want]), mesh, value.shape).min())
-
-
-def compatible(have: Axes, want: Axes, sharding: Sharding) -> bool:
-    """Whether one collective per change of a dim is enough, so that nothing need be permuted.
-
-    That is so when the axes that stay are the major ones, in the same order, on both sides.  Of those that
-    leave, the ones that are gathered come before the ones that move to another dim.  New axes follow in the
-    order in which they come: first those that shard nothing before, then those that come from another dim.
-    Where there are new ones none is gathered: these would be minor to it.
-    """
-    kept = tuple(axis for axis in have if axis in want)
-    leaving = [axis in sharding.after for axis in have[len(kept) :]]
-    arrival = [axis in sharding.before for axis in want[len(kept) :]]
-    staying = have[: len(kept)] == kept and want[: len(kept)] == kept
-    covered = bool(arrival) and not all(leaving)
-    return staying and not covered and leaving == sorted(leaving) and arrival == sorted(arrival)
-
-
-def permuted(have: Axes, want: Axes, sharding: Sharding) -> Axes:
-    """The axes that a permute reorders where two orders are not `compatible`.
-
-    First those of `have`, until the ones that stay are its major ones as `want` has them, and the ones that
-    move its minor ones; then those of `want`, where new axes do not come in the order in which they arrive;
-    and those that are gathered where others come, with these.
-    """
-    kept = tuple(axis for axis in want if axis in have)
-    leaving = sorted((axis for axis in have if axis not in kept), key=lambda axis: axis in sharding.after)
-    new = sorted((axis for axis in want if axis not in kept), key=lambda axis: axis in sharding.before)
-    changed = {*_between(have, (*kept, *leaving)), *_between((*kept, *new), want)}
-    gathered = [axis for axis in leaving if axis not in sharding.after]
-    if gathered and new:
-        changed |= {*gathered, *new}
-    return tuple(sorted(changed))
-
-
-def _between(order: Axes, other: Axes) -> Axes:
-    """The axes from the first to the last place at which two orders of the same axes differ."""
-    differing = [place for place, pair in enumerate(zip(order, other, strict=True)) if pair[0] != pair[1]]
-    return order[differing[0] : differing[-1] + 1] if differing else ()
-
-
-def sharding_axes(layout: npt.NDArray[np.int8]) -> Axes:
-    """The axes that shard some dim of a layout."""
-    return tuple(int(axis) for axis in np.flatnonzero(layout >= 0))
 
 
 def unreduced_axes(layout: npt.NDArray[np.int8]) -> Axes:

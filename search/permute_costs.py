@@ -7,25 +7,22 @@ edge are priced at once, as a matrix like those of reshards.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
 from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.cost.layouts import local_fraction
 from autoshard.search.network import BoolArray, FloatArray, IntArray
-from autoshard.search.ordering import Sharding, compatible, sharding_axes
+from autoshard.search.ordering import MOST_ORDERS
+from autoshard.search.permute_rules import Change, Layout, compatible, exchanged, moved_alike
 from autoshard.search.places import Axes, Place, Places, axes_by_part
 from autoshard.search.problem import Edge, Problem
 
 AxesByPart = dict[int, Axes]
 """Orders by part of a variable."""
-_Side = tuple[Axes, int, Axes]
-"""A dim at one end of an edge: its axes, how many of its places have several, all axes of the tensor."""
-
-
-_MOST_PLACES = 2
-"""With several axes in one dim, on both sides: where there are more, orders are left as they fall."""
+_Side = tuple[Axes, int, Layout]
+"""A dim at one end of an edge: its axes, how many of its places have several, the tensor's layout."""
 
 
 class PermuteCosts:
@@ -43,22 +40,25 @@ class PermuteCosts:
 
     def on(self, edge: Edge) -> FloatArray | None:
         """[K, J] the time; None where no labels need any."""
-        count = np.zeros((len(edge.source_layouts), len(edge.target_layouts)))
-        before, after = ([*map(sharding_axes, each)] for each in (edge.source_layouts, edge.target_layouts))
-        for have, want in zip(self.places.source(edge), self.places.target(edge), strict=True):
-            left, rows = self.sides(edge.source, have, before)
-            right, columns = self.sides(edge.target, want, after)
-            count += self.mismatches(left, right)[np.ix_(rows, columns)]
+        count = exchanged(edge.source_layouts, edge.target_layouts).astype(np.float64)
+        before, after = ([*map(tuple, each.tolist())] for each in (edge.source_layouts, edge.target_layouts))
+        sources = [self.sides(edge.source, have, before) for have in self.places.source(edge)]
+        targets = [self.sides(edge.target, want, after) for want in self.places.target(edge)]
+        for (here, (left, rows)), (there, (right, columns)) in itertools.product(
+            enumerate(sources), enumerate(targets)
+        ):
+            if here == there or (_crowded(left) and _crowded(right)):
+                count += self.mismatches(left, right, here == there)[np.ix_(rows, columns)]
         return count * self.seconds(edge) if count.any() else None
 
     def sides(
-        self, variable: int, places: Sequence[Place], sharding: Sequence[Axes]
+        self, variable: int, places: Sequence[Place], layouts: Sequence[Layout]
     ) -> tuple[tuple[_Side, ...], IntArray]:
         """What a dim looks like under the labels of a variable: each look once, and [K] which one it is."""
         numbers: dict[_Side, int] = {}
         looks = [
-            numbers.setdefault((*self.look(variable, label, places), axes), len(numbers))
-            for label, axes in enumerate(sharding)
+            numbers.setdefault((*self.look(variable, label, places), layout), len(numbers))
+            for label, layout in enumerate(layouts)
         ]
         return tuple(numbers), np.array(looks, dtype=np.intp)
 
@@ -67,21 +67,25 @@ class PermuteCosts:
         there = [self.axes[variable][label].get(place.part, ()) for place in places]
         return tuple(itertools.chain(*there)), sum(len(axes) > 1 for axes in there)
 
-    def mismatches(self, left: tuple[_Side, ...], right: tuple[_Side, ...]) -> BoolArray:
+    def mismatches(self, left: tuple[_Side, ...], right: tuple[_Side, ...], is_one_dim: bool) -> BoolArray:
         """Which looks need a permute, as far as `Orders` says so."""
-        if (left, right) not in self.known:
-            self.known[left, right] = np.array(
+        if (left, right, is_one_dim) not in self.known:
+            self.known[left, right, is_one_dim] = np.array(
                 [
                     [
-                        0 < crowded + others <= _MOST_PLACES
-                        and not compatible(have, want, Sharding(before, after))
+                        crowded + others <= MOST_ORDERS
+                        and not (
+                            compatible(have, want, Change(before, after))
+                            if is_one_dim
+                            else moved_alike(have, want)
+                        )
                         for want, others, after in right
                     ]
                     for have, crowded, before in left
                 ],
                 dtype=np.bool_,
             ).reshape(len(left), len(right))
-        return self.known[left, right]
+        return self.known[left, right, is_one_dim]
 
     def seconds(self, edge: Edge) -> FloatArray:
         """[K, J] time per step of permuting the smaller local part of what is on an edge."""
@@ -92,3 +96,8 @@ class PermuteCosts:
         nbytes = self.problem.graph.values[edge.value].nbytes * np.minimum(have[:, None], want[None, :])
         axes = tuple(range(len(mesh.axes)))
         return edge.trips * collective_seconds(Kind.COLLECTIVE_PERMUTE, nbytes, axes, mesh)
+
+
+def _crowded(sides: Iterable[_Side]) -> bool:
+    """Whether a dim has several axes under some label."""
+    return any(len(axes) > 1 for axes, _, _ in sides)

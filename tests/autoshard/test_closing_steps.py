@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from autoshard.search.ordering import Spec
-from autoshard.search.stages import closing, stages
+from autoshard.search.stages import OpenSum, closing, stages
 
 MESH = Mesh(np.array(jax.devices()[:8]).reshape(2, 2, 2), ("x", "y", "z"))
 X, Y, Z = 0, 1, 2
@@ -61,7 +61,9 @@ def test_what_would_go_wrong_is_closed_in_two_steps(name: str) -> None:
     made = tuple(held.get(letter, ()) for letter in result)
     (open_axes,) = (axes for letter, axes in held.items() if letter not in result)
     batch_dims = [dim for dim, letter in enumerate(result) if letter in left and letter in right]
-    first, second = stages(made, want, open_axes, batch_dims)
+    used = {axis for axes in held.values() for axis in axes}
+    idle_axes = tuple(axis for axis in (X, Y, Z) if axis not in used)
+    first, second = stages(made, want, OpenSum(open_axes, idle_axes, batch_dims))
     assert second == closing(made, want) == want
     assert _error(equation, held, (first, second)) < 1e-4
 

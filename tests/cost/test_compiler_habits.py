@@ -71,24 +71,33 @@ def layouts(*rows: tuple[int, int, int]) -> np.ndarray[tuple[int, ...], np.dtype
 
 def test_reshards_by_the_shard_that_a_scatter_leaves() -> None:
     # F = 73728 = 64 * 1152: an odd shard over all 64 chips, an even one over 16 or 4.
-    have = layouts((OPEN, MINOR, MINOR), (OPEN, NONE, NONE), (NONE, MINOR, MINOR), (OPEN, MINOR, NONE))
+    have = layouts((OPEN, MINOR, MINOR), (NONE, MINOR, MINOR), (OPEN, ROWS, MINOR))
     want = layouts((MINOR, MINOR, MINOR), (ROWS, MINOR, MINOR))
     found = all_reduced_scatters(have, want, (512, 73728), 2, CUBE)
     assert found.tolist() == [
         [True, False],  # scattered over x to 1152; over rows
-        [True, False],  # y and z are sliced first
         [False, False],  # nothing is scattered
-        [True, False],
+        [False, False],  # over x and z to 4608
     ]
     assert not all_reduced_scatters(have, want, (512, 73728), 4, CUBE).any()
 
 
 def test_axes_that_leave_the_minor_dim_later_split_it_still() -> None:
     # 1024 over y and z are 64, no whole tile; over y alone 256; over x and y 64.
-    have = layouts((OPEN, MINOR, MINOR), (OPEN, NONE, NONE))
+    have = layouts((OPEN, MINOR, MINOR), (OPEN, ROWS, ROWS))
     want = layouts((MINOR, NONE, NONE), (MINOR, ROWS, NONE))
     assert not all_reduced_scatters(have, want, (512, 1024), 2, CUBE).any()
     assert all_reduced_scatters(have, want, (512, 8192), 2, CUBE).tolist() == [[True, True], [False, False]]
+
+
+def test_scatters_beside_idle_axes_are_all_reduced() -> None:
+    have = layouts((OPEN, NONE, ROWS), (OPEN, MINOR, ROWS))
+    want = layouts((MINOR, NONE, ROWS), (MINOR, MINOR, ROWS), (NONE, MINOR, ROWS))
+    found = all_reduced_scatters(have, want, (512, 2**20), 2, CUBE)
+    assert found.tolist() == [
+        [True, True, False],
+        [False, False, False],
+    ]  # y is idle, or splits the minor dim
 
 
 def test_few_sequences_leave_a_decode_step_no_minor_dim_to_scatter_by() -> None:

@@ -84,11 +84,11 @@ def test_the_collective_says_the_padded_bytes() -> None:
 def test_a_sum_scattered_onto_a_padded_dim_is_all_reduced_whole() -> None:
     shape = (8, 25, 64, 128)  # neither of the first two dims lies along a tile
     for itemsize in (2, 4):
-        nbytes = float(itemsize * np.prod(shape))
-        (found,) = reshard_collectives(layouts((NONE, OPEN))[0], layouts((NONE, H))[0], nbytes, MESH, shape)
+        nbytes, summed = float(itemsize * np.prod(shape)), layouts((2, OPEN))[0]
+        (found,) = reshard_collectives(summed, layouts((2, H))[0], nbytes, MESH, shape)
         assert found.kind is Kind.ALL_REDUCE
-        assert found.bytes_per_chip == pytest.approx(nbytes)
-        (even,) = reshard_collectives(layouts((NONE, OPEN))[0], layouts((NONE, B))[0], nbytes, MESH, shape)
+        assert found.bytes_per_chip == pytest.approx(nbytes / 2)
+        (even,) = reshard_collectives(summed, layouts((2, B))[0], nbytes, MESH, shape)
         assert even.kind is Kind.REDUCE_SCATTER
 
 

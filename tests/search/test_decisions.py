@@ -140,7 +140,7 @@ def test_a_shared_result_is_brought_to_where_its_readers_find_it() -> None:
     problem = build_problem(two_readers(), PLANE)
     labels = labels_of(problem, x=[1, NONE], wi=[0, NONE], h=[E, NONE], h_out=[1, NONE])
     h = _named(spell_out(problem, labels), "h")
-    assert h.result == (((), (X,)),)
+    assert h.result == (((), ()), ((), (X,)))  # y is idle
     assert [kind for kind, _, _ in _kinds(h)] == ["all-reduce"]  # a scatter that leaves no whole tile
     sliced = labels_of(problem, h_out=[1, NONE])
     assert _named(spell_out(problem, sliced), "h").result == (((), ()), ((), (X,)))

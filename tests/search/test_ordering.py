@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from autoshard.cost.collectives import Kind, collective_seconds
 from autoshard.search.building import build_problem
-from autoshard.search.ordering import Orders, Sharding, compatible, permuted, unreduced_axes
+from autoshard.search.ordering import Orders, unreduced_axes
 from autoshard.search.problem import Problem
 from tests.search.graphs import (
     Sketch,
@@ -105,29 +105,6 @@ def test_each_operand_of_a_value_read_twice_has_its_own_order() -> None:
     assert columns == (Z,)
     permute = collective_seconds(Kind.COLLECTIVE_PERMUTE, 2 * 8 * 8 / 8, (X, Y, Z), CUBE)
     assert orders.permute_seconds == pytest.approx(permute)  # the major axis cannot be x or y, and z
-
-
-@pytest.mark.parametrize(
-    ("have", "want", "before", "after", "moved"),
-    [
-        ((X, Y), (Y, X), {X, Y}, {X, Y}, (X, Y)),
-        ((X, Y), (Y,), {X, Y}, {Y}, (X, Y)),  # what stays is the minor axis
-        ((X, Y, Z), (X, Z), {X, Y, Z}, {X, Z}, (Y, Z)),  # x is where it belongs
-        ((), (X, Y, Z), {X, Y}, {X, Y, Z}, (X, Y, Z)),  # z comes first, from nowhere
-        ((), (Z, X, Y), {X, Y}, {X, Y, Z}, ()),
-        ((X,), (X, Y), set(), {X, Y}, ()),
-        ((X, Y), (), {X, Y}, {X}, (X, Y)),  # x moves to another dim before y is gathered
-        ((Y, X), (), {X, Y}, {X}, ()),
-        ((X, Y), (), {X, Y}, set(), ()),
-        ((X, Y), (X, Z), {X, Y, Z}, {X, Z}, (Y, Z)),  # z would come behind y, which is gathered
-        ((X, Y), (X, Z), {X, Y, Z}, {X, Y, Z}, ()),  # y moves away first
-    ],
-)
-def test_a_permute_reorders_the_axes_between_the_first_and_the_last_that_differ(
-    have: tuple[int, ...], want: tuple[int, ...], before: set[int], after: set[int], moved: tuple[int, ...]
-) -> None:
-    assert permuted(have, want, Sharding(before, after)) == moved
-    assert compatible(have, want, Sharding(before, after)) == (not moved)
 
 
 def test_open_axes_are_listed() -> None:

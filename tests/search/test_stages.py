@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoshard.search.ordering import Spec
-from autoshard.search.places import Axes
-from autoshard.search.stages import closing, closings, stages
+from autoshard.search.stages import OpenSum, closing, closings, stages
 
 X, Y, Z = 0, 1, 2
 N_AXES = 4
@@ -24,12 +23,12 @@ def test_a_weight_is_gathered_dim_by_dim() -> None:
 
 def test_an_open_sum_is_closed_before_axes_move() -> None:
     # Open over y; y is to shard dim 0, x moves from dim 0 to dim 1.
-    assert stages(((X,), ()), ((Y,), (X,)), (Y,)) == (((X, Y), ()), ((Y,), (X,)))
+    assert stages(((X,), ()), ((Y,), (X,)), OpenSum((Y,))) == (((X, Y), ()), ((Y,), (X,)))
 
 
 def test_an_open_sum_that_ends_replicated_is_closed_where_it_is() -> None:
-    assert stages(((X,), ()), ((X,), ()), (Y,)) == (((X,), ()),)
-    assert stages(((X,), ()), ((), ()), (Y,)) == (((X,), ()), ((), ()))
+    assert stages(((X,), ()), ((X,), ()), OpenSum((Y,))) == (((X,), ()),)
+    assert stages(((X,), ()), ((), ()), OpenSum((Y,))) == (((X,), ()), ((), ()))
 
 
 def test_slice_move_and_gather_are_three_steps() -> None:
@@ -43,6 +42,20 @@ def test_minor_axes_leave_first_so_that_blocks_stay() -> None:
     assert stages(have, want) == (((), (Z,), (X, Y)), want)
 
 
+def test_axes_leave_a_dim_before_others_come() -> None:
+    have, want = ((X,), (Y,), ()), ((), (X,), (Y,))
+    assert stages(have, want) == (((X,), (), (Y,)), want)
+
+
+def test_axes_come_in_the_order_wanted() -> None:
+    have, want = ((X,), (Y,), ()), ((), (), (Y, X))
+    assert stages(have, want) == (((X,), (), (Y,)), want)
+
+
+def test_what_stays_is_not_moved_behind_what_is_gathered() -> None:
+    assert stages(((X, Y, Z), ()), ((X,), (Z,))) == (((X, Y), (Z,)), ((X,), (Z,)))
+
+
 def test_another_order_is_a_step_of_its_own() -> None:
     assert stages(((X, Y),), ((Y, X),)) == (((Y, X),),)
 
@@ -53,8 +66,8 @@ def test_specs_of_different_rank_are_refused() -> None:
 
 
 @st.composite
-def _specs(draw: st.DrawFn) -> tuple[Spec, Spec, Axes]:
-    """Two specs of one tensor, and axes that the first leaves free and over which it is open."""
+def _specs(draw: st.DrawFn) -> tuple[Spec, Spec, OpenSum]:
+    """Two specs of one tensor, and a sum over axes that the first leaves free."""
     rank = draw(st.integers(1, 3))
 
     def spec() -> Spec:
@@ -65,7 +78,8 @@ def _specs(draw: st.DrawFn) -> tuple[Spec, Spec, Axes]:
 
     have, want = spec(), spec()
     free = [axis for axis in range(N_AXES) if all(axis not in dim for dim in have)]
-    return have, want, tuple(axis for axis in free if draw(st.booleans()))
+    open_axes = tuple(axis for axis in free if draw(st.booleans()))
+    return have, want, OpenSum(open_axes, tuple(axis for axis in free if axis not in open_axes))
 
 
 def _dims(spec: Spec) -> dict[int, int]:
@@ -74,18 +88,18 @@ def _dims(spec: Spec) -> dict[int, int]:
 
 @given(_specs())
 def test_a_chain_ends_at_the_target_and_changes_one_kind_of_thing_at_a_time(
-    case: tuple[Spec, Spec, Axes],
+    case: tuple[Spec, Spec, OpenSum],
 ) -> None:
-    have, want, open_axes = case
-    chain = stages(have, want, open_axes)
-    assert bool(chain) == (have != want or bool(open_axes))
+    have, want, open_sum = case
+    chain = stages(have, want, open_sum)
+    assert bool(chain) == (have != want or bool(open_sum.axes))
     assert (chain[-1] if chain else have) == want
     order = []
     for number, (old, new) in enumerate(itertools.pairwise((have, *chain))):
         before, after = _dims(old), _dims(new)
         assert sum(len(dim) for dim in new) == len(after)  # no axis twice
         kinds = {
-            "close": set(after) - set(before) or (number == 0 and open_axes),
+            "close": set(after) - set(before) or (number == 0 and open_sum.axes),
             "move": {axis for axis in before if axis in after and before[axis] != after[axis]},
             "gather": set(before) - set(after),
         }
@@ -96,21 +110,24 @@ def test_a_chain_ends_at_the_target_and_changes_one_kind_of_thing_at_a_time(
     assert order == sorted(order)
 
 
-def test_a_scatter_and_slices_out_of_mesh_order_are_two_steps() -> None:
-    assert closings(((), ()), ((Z, X), (Y,)), (Y,)) == (((Z,), (Y,)), ((Z, X), (Y,)))
-    assert closings(((Y,), ()), ((Y, Z, X), (3,)), (3,)) == (((Y, Z), (3,)), ((Y, Z, X), (3,)))
+def test_beside_idle_axes_a_sum_is_closed_whole_first() -> None:
+    made, want = ((Y,), ()), ((Y, Z, X), (3,))
+    assert closings(made, want, OpenSum((3,), idle_axes=(X, Z))) == (made, want)
+    assert closings(made, ((Y,), (3,)), OpenSum((3,), idle_axes=(X, Z))) == (made, ((Y,), (3,)))
+    assert closings(made, ((Y, Z), ()), OpenSum((3,), idle_axes=(X, Z))) == (made, ((Y, Z), ()))
+    assert closings(made, made, OpenSum((3,), idle_axes=(X, Z))) == (made,)
 
 
 def test_a_scatter_over_a_batch_dim_beside_another_sum_is_two_steps() -> None:
-    made, want = ((X,), ()), ((X, Y), (Z,))
-    assert closings(made, want, (Y, Z), batch_dims=(0,)) == (((X,), (Z,)), want)
-    assert closings(made, ((X, Y), ()), (Y, Z), batch_dims=(0,)) == (made, ((X, Y), ()))
-    assert closings(made, want, (Y, Z)) == (want,)  # no batch dim
-    assert closings(made, ((X, Y), ()), (Y,), batch_dims=(0,)) == (((X, Y), ()),)  # the whole sum goes there
-    assert closings(((), ()), ((Y,), (Z,)), (Y, Z), batch_dims=(0,)) == (((Y,), (Z,)),)
+    made, want, both = ((X,), ()), ((X, Y), (Z,)), OpenSum((Y, Z), batch_dims=(0,))
+    assert closings(made, want, both) == (((X,), (Z,)), want)
+    assert closings(made, ((X, Y), ()), both) == (made, ((X, Y), ()))
+    assert closings(made, want, OpenSum((Y, Z))) == (want,)  # no batch dim
+    whole = closings(made, ((X, Y), ()), OpenSum((Y,), batch_dims=(0,)))
+    assert whole == (((X, Y), ()),)  # all of the sum goes there
+    assert closings(((), ()), ((Y,), (Z,)), both) == (((Y,), (Z,)),)
 
 
 def test_other_sums_are_closed_in_one_step() -> None:
-    assert closings(((), ()), ((X, Z), (Y,)), (Y,)) == (((X, Z), (Y,)),)  # in mesh order
-    assert closings(((), ()), ((Z, X), ()), (Y,)) == (((Z, X), ()),)  # nothing is scattered
-    assert closings(((Z, X), ()), ((Z, X), (Y,)), (Y,)) == (((Z, X), (Y,)),)  # nothing is sliced
+    assert closings(((Z, X), ()), ((Z, X), (Y,)), OpenSum((Y,))) == (((Z, X), (Y,)),)
+    assert closings(((), ()), ((Z, X), ()), OpenSum(idle_axes=(X, Y, Z))) == (((Z, X), ()),)  # none is open

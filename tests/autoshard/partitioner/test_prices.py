@@ -70,9 +70,10 @@ def test_both_parts_of_an_axis_cost_what_the_axis_costs() -> None:
 
 def test_a_scatter_of_odd_tiles_is_priced_as_the_all_reduce_that_it_becomes() -> None:
     """1024 / 4 = 256 columns are two tiles, and stay a scatter; 1024 / 8 = 128 are one."""
-    even = found("reduce-scatter", WHOLE, ((), (X,)), (X,))
-    odd = found("reduce-scatter", WHOLE, ((), (X, AxisPart("y", 1, 2))), (X,))
-    rows = found("reduce-scatter", WHOLE, ((X,), ()), (X,))
+    even = found("reduce-scatter", ((Y, Z), ()), ((Y, Z), (X,)), (X,))
+    half, other = AxisPart("y", 1, 2), AxisPart("y", 2, 2)
+    odd = found("reduce-scatter", ((other, Z), ()), ((other, Z), (X, half)), (X,))
+    rows = found("reduce-scatter", ((), (Y, Z)), ((X,), (Y, Z)), (X,))
     assert [each.kind for each in priced([even, odd, rows], MESH)] == [
         *("reduce-scatter", "all-reduce", "reduce-scatter")
     ]
