@@ -3,15 +3,17 @@
 *Ours* are the first five plans of the search over the meshes that ``autoshard tune`` tries.
 
 A *rule* of `bench.fidelity_hand` is tried on each of these meshes, with the mesh axes split in its two parts
-in every way. Tier 0 ranks these, and fills in what a rule leaves open; its best one is the rule's. Whether a
-rule fits HBM is the compiler's verdict, not the model's: where a rule's best plan needs up to `OVER` times
-what the model lets plans use, it stands beside the best one within the limit. Rules that tier 0 finds more
-than `WORTH` times as slow as the best of them are kept, but not compiled.
+in every way. Tier 0 ranks these, and fills in what a rule leaves open; its best one is the rule's. As the
+compiler may see it otherwise, so is the next one within `NEAR` of that. Whether a rule fits HBM is the
+compiler's verdict, not the model's: where a rule's best plan needs up to `OVER` times what the model lets
+plans use, it stands beside the best one within the limit. Rules that tier 0 finds more than `WORTH` times as
+slow as the best of them are kept, but not compiled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,6 +33,7 @@ from bench.fidelity_plans import WRITTEN, Proposal
 from bench.fidelity_report import PROPOSED
 
 SEARCH, HAND, SLOW = "search", "hand", "slow hand"
+NEAR = 1.1
 OVER = 1.1
 WORTH = 1.5
 _BETTER = 0.999
@@ -88,31 +91,43 @@ def our_plans(places: tuple[Study, ...], most: int = PROPOSED) -> list[Placed]:
 
 def rule_plans(places: tuple[Study, ...]) -> list[Placed]:
     """Every possible rule at its best mesh, within the limit and over it; the slow ones so marked."""
-    within: dict[str, Placed] = {}
-    loosely: dict[str, Placed] = {}
+    within: dict[str, list[Placed]] = {}
+    loosely: dict[str, list[Placed]] = {}
     for study in places:
         for name, rule in placed_rules(study):
             _improve(loosely, study, name, rule, OVER * study.limit_bytes)
-            best = loosely.get(rule.name)
-            if best is not None and best.proposal.candidate.peak.nbytes <= study.limit_bytes:
+            best = loosely.get(rule.name, [])
+            if best and all(each.proposal.candidate.peak.nbytes <= study.limit_bytes for each in best):
                 within[rule.name] = best
             else:
                 _improve(within, study, name, rule, study.limit_bytes)
-    every = (*within.values(), *loosely.values())
-    least = min((each.proposal.candidate.seconds for each in every), default=0.0)
+    every = list(itertools.chain(*within.values(), *loosely.values()))
+    least = min(map(_seconds, every), default=0.0)
     distinct: dict[tuple[str, tuple[int, ...]], Placed] = {}
     for each in every:
         distinct.setdefault((each.study.label, each.proposal.candidate.labels), each)
     return [_marked(each, WORTH * least) for each in distinct.values()]
 
 
-def _improve(best: dict[str, Placed], study: Study, name: str, rule: Rule, limit_bytes: float) -> None:
-    """Put a rule's best plan on a mesh among the best of the rules, where it is the fastest of its rule."""
-    known = best.get(rule.name)
-    worth = _BETTER * known.proposal.candidate.seconds if known else float("inf")
+def _improve(best: dict[str, list[Placed]], study: Study, name: str, rule: Rule, limit_bytes: float) -> None:
+    """Put a rule's best plan on a mesh among the best of the rule, where it is."""
+    known = best.get(rule.name, [])
+    worth = NEAR * _seconds(known[0]) if known else float("inf")
     found = _plan(study, rule, limit_bytes, worth)
     if found is not None:
-        best[rule.name] = Placed(study, Proposal(HAND, found, name))
+        best[rule.name] = nearest([*known, Placed(study, Proposal(HAND, found, name))])
+
+
+def nearest(placed: Sequence[Placed]) -> list[Placed]:
+    """The fastest of some plans, the earlier one of equals, and the next one where it is near it."""
+    least = min(map(_seconds, placed))
+    first = next(each for each in placed if _BETTER * _seconds(each) <= least)
+    others = [each for each in placed if least < _BETTER * _seconds(each) and _seconds(each) <= NEAR * least]
+    return [first, *sorted(others, key=_seconds)[:1]]
+
+
+def _seconds(placed: Placed) -> float:
+    return placed.proposal.candidate.seconds
 
 
 def placed_rules(study: Study) -> Iterator[tuple[str, Rule]]:
@@ -137,7 +152,7 @@ def _plan(study: Study, rule: Rule, limit_bytes: float, worth_seconds: float) ->
 
 
 def _marked(placed: Placed, most_seconds: float) -> Placed:
-    if placed.proposal.candidate.seconds <= most_seconds:
+    if _seconds(placed) <= most_seconds:
         return placed
     proposal = placed.proposal
     return Placed(placed.study, Proposal(SLOW, proposal.candidate, proposal.rule))

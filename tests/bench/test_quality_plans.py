@@ -23,6 +23,7 @@ from bench.quality_plans import (
     SEARCH,
     SLOW,
     Placed,
+    nearest,
     our_plans,
     placed_rules,
     rule_plans,
@@ -71,6 +72,16 @@ def test_rules_that_split_the_axes_come_once_for_each_split() -> None:
         "2D weight-stationary y|x",
     ]
     assert not any("expert" in name for name in names)
+
+
+def test_of_a_rule_the_fastest_stands_and_the_next_one_near_it(rules: list[Placed]) -> None:
+    def lasting(seconds: float) -> Placed:
+        candidate = replace(rules[0].proposal.candidate, seconds=seconds)
+        return Placed(rules[0].study, Proposal(HAND, candidate, "rule"))
+
+    some = [lasting(seconds) for seconds in (1.3, 1.0, 0.9999, 1.08, 1.05)]
+    assert nearest(some) == [some[1], some[4]]  # the earlier one of equals; 1.3 is far
+    assert nearest(some[:1]) == some[:1]
 
 
 def test_ours_is_no_slower_than_any_rule_by_the_model(rules: list[Placed]) -> None:
