@@ -134,7 +134,8 @@ class Orders:
         self._domains = domains = {place: self._possible(place) for place in self._crowded()}
         numbers = {place: network.add_variable(len(orders), str(place)) for place, orders in domains.items()}
         for edge in self._problem.edges:
-            self.permute_seconds += self._price(edge) * self._exchanges(edge)
+            if self._exchanges(edge):
+                self.permute_seconds += self._price(edge)
             for places, cost in self._mismatches(edge):
                 if not places:
                     self.permute_seconds += float(cost)
@@ -173,7 +174,7 @@ class Orders:
                 yield _Meeting(places, have, want, is_one_dim=here == there)
 
     def _mismatches(self, edge: Edge) -> Iterator[tuple[list[Place], Floats]]:
-        """For each meeting the places that decide and the time of permutes under each of their orders."""
+        """Where orders may not suit each other, the places that decide, and the time of permutes by their orders."""
         change = self._change(edge)
         for meeting in self._meetings(edge):
             options = [self._domains[place] for place in meeting.places]
@@ -184,7 +185,8 @@ class Orders:
                 ],
                 dtype=np.float64,
             )
-            yield meeting.places, cost.reshape([len(option) for option in options]) * self._price(edge)
+            if cost.any():
+                yield meeting.places, cost.reshape([len(option) for option in options]) * self._price(edge)
 
     def _needed(self) -> Iterator[Permute]:
         """The permutes under the chosen orders."""

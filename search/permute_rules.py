@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -53,9 +54,20 @@ def compatible(have: Axes, want: Axes, change: Change) -> bool:
         want: Its axes after.
         change: What happens to the tensor.
     """
+    if have == want:
+        return True
+    targets, origins = (
+        tuple(change.after[axis] for axis in have),
+        tuple(change.before[axis] for axis in want),
+    )
+    return _fits(have, want, targets, origins)
+
+
+@lru_cache(maxsize=1 << 16)
+def _fits(have: Axes, want: Axes, targets: Axes, origins: Axes) -> bool:
+    """What `compatible` says, given where the axes of `have` go and those of `want` come from."""
     kept = tuple(axis for axis in have if axis in want)
-    leaving = [change.after[axis] for axis in have[len(kept) :]]
-    arrival = [change.before[axis] for axis in want[len(kept) :]]
+    leaving, arrival = targets[len(kept) :], origins[len(kept) :]
     staying = have[: len(kept)] == kept and want[: len(kept)] == kept
     return (
         staying
