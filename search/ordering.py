@@ -174,7 +174,7 @@ class Orders:
                 yield _Meeting(places, have, want, is_one_dim=here == there)
 
     def _mismatches(self, edge: Edge) -> Iterator[tuple[list[Place], Floats]]:
-        """Where orders may not suit each other, the places that decide, and the time of permutes by their orders."""
+        """The places that decide, and the time of permutes by their orders, where there may be any."""
         change = self._change(edge)
         for meeting in self._meetings(edge):
             options = [self._domains[place] for place in meeting.places]
