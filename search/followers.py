@@ -194,4 +194,4 @@ def _by_layout(problem: Problem, number: int) -> dict[tuple[int, ...], int]:
     layouts = variable.codes
     if variable.cost is not None:
         layouts = result_layouts(problem.graph.ops[variable.subject], variable.codes, 0)
-    return {tuple(int(entry) for entry in row): label for label, row in enumerate(layouts)}
+    return {tuple(row): label for label, row in enumerate(layouts.tolist())}

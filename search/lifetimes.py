@@ -39,13 +39,15 @@ class Lifetimes:
         if len(op.results) == 1 and (source := self._stand_ins.get(op.results[0], -1)) >= 0:
             self._root[op.results[0]] = self._root[source]
             return source
+        is_view = views_stored(op, self._graph)
+        if not is_view and op.kind is not OpKind.UPDATE:
+            return -1
         bound = [v for v in op.operands if not values[v].free]
         if not bound:
             return -1
         source = bound[0]
-        fused = views_stored(op, self._graph) and len(bound) == 1
         in_place = op.kind is OpKind.UPDATE and source == op.operands[0] and not self.is_kept(source)
-        if not (fused or in_place):
+        if not (in_place or (is_view and len(bound) == 1)):
             return -1
         for result in op.results:
             self._root[result] = self._root[source]
@@ -109,12 +111,13 @@ def _kept_arguments(graph: Graph) -> set[int]:
 def _last_uses(graph: Graph) -> list[int]:
     """For each value the last op at which it is read; a value of an outer loop until the inner loop ends."""
     last = []
+    loops = [op.loop for op in graph.ops]
     for value, readers in zip(graph.values, graph.consumers, strict=True):
-        points = [max(0, value.producer)]
+        point = max(0, value.producer)
         for op, _ in readers:
-            loop = _loop_inside(graph, graph.ops[op].loop, value.loop)
-            points.append(op if loop is None else loop.stop - 1)
-        last.append(max(points))
+            loop = None if loops[op] == value.loop else _loop_inside(graph, loops[op], value.loop)
+            point = max(point, op if loop is None else loop.stop - 1)
+        last.append(point)
     for tie in graph.ties:
         outer, inner = graph.values[tie.outer], graph.values[tie.inner]
         loop = _loop_inside(graph, inner.loop, outer.loop)
