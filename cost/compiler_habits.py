@@ -31,6 +31,9 @@ asked for the sum first and for scatters and slices after it (`autoshard.search.
 all-reduce and a slice: of ``[512, 1, K_x] x [K_x, E] -> [512_x, 1, E]`` on v4:4x8x8 always, of
 ``[512, 64, K_x] x [K_x, 4096]`` only where something is sliced, too.
 
+A scatter onto two dims at once is an all-reduce. Tried: ``[1024, B, K_xy] x [K_xy, 8192]`` with B 1, 8 and
+16, scattered over any two dims, on v4:4x4x4, v5p:4x4x4, v5e:2x4, v5e:4x8 and v6e:4x4.
+
 A scatter onto a dim that has to be padded is an all-reduce of the whole, see `autoshard.cost.padding`.
 
 A gather of two dims at once. Where one constraint asks for a weight whole that is sharded over two of its
@@ -111,16 +114,19 @@ def all_reduced_scatters(
         return reduced
     shards = _local_shape(source, target, shape, mesh)
     whole = _local_shape(source, np.full((1, source.shape[1]), REPLICATED, source.dtype), shape, mesh)
+    scattered = np.zeros(reduced.shape, dtype=np.intp)
     for dim in range(len(shape)):
         onto = _scatters_onto(dim, source, target)
         if not onto.any():
             continue
+        scattered += onto
         if dim == minor:
             others = np.min([lane_waste(shard) for shard in shards[:minor]], axis=0, initial=np.inf)
             habit = scatter_becomes_all_reduce(shards[minor], others, itemsize, mesh.slice.chip)
         else:
             habit = _breaks_rows(dim, shards[dim], whole[:minor], itemsize)
         reduced |= onto & habit
+    reduced |= scattered > 1
     reduced |= _scatters_over_all(source, target, mesh)
     return reduced | _scatters_beside_idle_axes(source, target, mesh)
 

@@ -100,6 +100,14 @@ def test_scatters_beside_idle_axes_are_all_reduced() -> None:
     ]  # y is idle, or splits the minor dim
 
 
+def test_scatters_onto_two_dims_are_all_reduced() -> None:
+    have, want = (
+        layouts((OPEN, OPEN, ROWS)),
+        layouts((MINOR, ROWS, ROWS), (MINOR, MINOR, ROWS), (ROWS, ROWS, ROWS)),
+    )
+    assert all_reduced_scatters(have, want, (4096, 2**20), 2, CUBE).tolist() == [[True, False, False]]
+
+
 def test_few_sequences_leave_a_decode_step_no_minor_dim_to_scatter_by() -> None:
     # 18432 over 64 chips are 288 a chip, which wants 384 lanes; 64 sequences want 128, 512 none beside.
     have, want = layouts((OPEN, OPEN, 2)), layouts((2, 2, 2))
