@@ -8,8 +8,9 @@ are sliced or scattered come before those that move.  Axes that move together ke
 may come to a dim before all that leaves it has left.  Where this is not so the partitioner permutes the local
 tensor in between, a collective of its own.
 
-Held against XLA's partitioner (jaxlib 0.10.2, ``python -m bench.permutes``): of 900 random reshards of tensors
-of three dims on 8 and 16 devices, some of open sums, it permutes where these rules say so, and in one more.
+Held against XLA's partitioner (jaxlib 0.10.2, ``python -m bench.permutes``): of 900 random reshards of
+tensors of three dims on 8 and 16 devices, some of open sums, it permutes where these rules say so, and in one
+more.
 """
 
 from __future__ import annotations
