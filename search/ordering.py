@@ -12,12 +12,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from autoshard.cost.collectives import Kind, collective_seconds
-from autoshard.cost.layouts import UNREDUCED, local_fraction
+from autoshard.cost.layouts import UNREDUCED, Bools, local_fraction
 from autoshard.search.graph import Op
 from autoshard.search.network import Network
 from autoshard.search.permute_rules import Change, compatible, exchanged, moved_alike, permuted
@@ -50,6 +51,37 @@ class _Meeting:
     have: list[Place]
     want: list[Place]
     is_one_dim: bool
+
+
+_Slot = int | Axes
+"""A part of a dim: the number of an order that is to be chosen, or axes in an order that is given."""
+
+
+@lru_cache(maxsize=1 << 14)
+def _permutes_by_order(
+    options: tuple[tuple[Axes, ...], ...],
+    have: tuple[_Slot, ...],
+    want: tuple[_Slot, ...],
+    change: Change,
+    is_one_dim: bool,
+) -> Bools:
+    """Whether a permute is needed where two dims meet, under all choices of the orders there."""
+    found = [
+        _permutes(_filled(have, orders), _filled(want, orders), change, is_one_dim)
+        for orders in itertools.product(*options)
+    ]
+    return np.array(found, dtype=np.bool_).reshape([len(option) for option in options])
+
+
+def _filled(slots: Sequence[_Slot], orders: Sequence[Axes]) -> Axes:
+    """The axes of a dim, major first, under chosen orders."""
+    parts = (orders[slot] if isinstance(slot, int) else slot for slot in slots)
+    return tuple(itertools.chain.from_iterable(parts))
+
+
+def _permutes(have: Axes, want: Axes, change: Change, is_one_dim: bool) -> bool:
+    """Whether a permute is needed from one order to another."""
+    return not (compatible(have, want, change) if is_one_dim else moved_alike(have, want))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +134,7 @@ class Orders:
         self.permute_seconds = 0.0
         self._domains: dict[Place, list[Axes]] = {}
         self._choose()
-        self.permutes = tuple(self._needed())
+        self.permutes = tuple(self._needed()) if self.permute_seconds > 0 else ()
 
     def spec_of_operand(self, op: Op, position: int) -> Spec:
         """Ordered axes of each dim of an operand as the op's strategy wants it."""
@@ -134,9 +166,10 @@ class Orders:
         self._domains = domains = {place: self._possible(place) for place in self._crowded()}
         numbers = {place: network.add_variable(len(orders), str(place)) for place, orders in domains.items()}
         for edge in self._problem.edges:
-            if self._exchanges(edge):
+            change = self._change(edge)
+            if _exchanges(change):
                 self.permute_seconds += self._price(edge)
-            for places, cost in self._mismatches(edge):
+            for places, cost in self._mismatches(edge, change):
                 if not places:
                     self.permute_seconds += float(cost)
                 elif len(places) == 1:
@@ -163,39 +196,42 @@ class Orders:
             if len(held[part]) > 1
         ]
 
-    def _meetings(self, edge: Edge) -> Iterator[_Meeting]:
+    def _meetings(self, edge: Edge, change: Change) -> Iterator[_Meeting]:
         """Where orders meet on an edge: in each dim, and between the dims that axes leave and come to."""
         before, after = self._places.source(edge), self._places.target(edge)
-        for (here, have), (there, want) in itertools.product(enumerate(before), enumerate(after)):
-            if here != there and len({*self._held_at(have)} & {*self._held_at(want)}) < 2:
+        moved = {*change.moved}
+        dims = range(len(before))
+        for here, there in itertools.product(dims, dims) if len(moved) > 1 else zip(dims, dims, strict=True):
+            have, want = before[here], after[there]
+            if here != there and len(moved.intersection(self._held_at(have), self._held_at(want))) < 2:
                 continue
             places = list(dict.fromkeys(place for place in (*have, *want) if place in self._domains))
             if len(places) <= MOST_ORDERS:
                 yield _Meeting(places, have, want, is_one_dim=here == there)
 
-    def _mismatches(self, edge: Edge) -> Iterator[tuple[list[Place], Floats]]:
+    def _mismatches(self, edge: Edge, change: Change) -> Iterator[tuple[list[Place], Floats]]:
         """The places that decide, and the time of permutes by their orders, where there may be any."""
-        change = self._change(edge)
-        for meeting in self._meetings(edge):
-            options = [self._domains[place] for place in meeting.places]
-            cost = np.array(
-                [
-                    self._permutes(meeting, dict(zip(meeting.places, orders, strict=True)), change)
-                    for orders in itertools.product(*options)
-                ],
-                dtype=np.float64,
-            )
-            if cost.any():
-                yield meeting.places, cost.reshape([len(option) for option in options]) * self._price(edge)
+        for meeting in self._meetings(edge, change):
+            options = tuple(tuple(self._domains[place]) for place in meeting.places)
+            have, want = (self._slots(places, meeting) for places in (meeting.have, meeting.want))
+            needed = _permutes_by_order(options, have, want, change, meeting.is_one_dim)
+            if needed.any():
+                yield meeting.places, np.where(needed, self._price(edge), 0.0)
+
+    def _slots(self, dim: Sequence[Place], meeting: _Meeting) -> tuple[_Slot, ...]:
+        """The parts of a dim at a meeting."""
+        numbers = {place: number for number, place in enumerate(meeting.places)}
+        return tuple(numbers[place] if place in numbers else self._axes_at(place) for place in dim)
 
     def _needed(self) -> Iterator[Permute]:
         """The permutes under the chosen orders."""
         for number, edge in enumerate(self._problem.edges):
             change = self._change(edge)
-            for meeting in self._meetings(edge):
-                if self._permutes(meeting, self._chosen, change):
+            for meeting in self._meetings(edge, change):
+                have, want = (self._axes(places, self._chosen) for places in (meeting.have, meeting.want))
+                if _permutes(have, want, change, meeting.is_one_dim):
                     yield self._permute(number, self._permuted(meeting, change))
-            if self._exchanges(edge):
+            if _exchanges(change):
                 yield self._permute(number, change.moved)
 
     def _permute(self, number: int, axes: Axes) -> Permute:
@@ -203,22 +239,12 @@ class Orders:
         edge = self._problem.edges[number]
         return Permute(number, axes, self._local_bytes(edge), self._price(edge) / max(edge.trips, 1))
 
-    def _permutes(self, meeting: _Meeting, orders: _Orders, change: Change) -> bool:
-        """Whether a permute is needed where two orders meet."""
-        have, want = self._axes(meeting.have, orders), self._axes(meeting.want, orders)
-        return not (compatible(have, want, change) if meeting.is_one_dim else moved_alike(have, want))
-
     def _permuted(self, meeting: _Meeting, change: Change) -> Axes:
         """The axes whose order changes there."""
         have, want = self._axes(meeting.have, self._chosen), self._axes(meeting.want, self._chosen)
         if meeting.is_one_dim:
             return permuted(have, want, change)
         return tuple(sorted({*have} & {*want}))
-
-    def _exchanges(self, edge: Edge) -> bool:
-        """Whether two dims of what is on an edge exchange axes."""
-        source = edge.source_layouts[[self._labels[edge.source]]]
-        return bool(exchanged(source, edge.target_layouts[[self._labels[edge.target]]]).any())
 
     def _change(self, edge: Edge) -> Change:
         """What happens to the layout of what is on an edge."""
@@ -244,6 +270,12 @@ class Orders:
         want = edge.target_layouts[self._labels[edge.target]]
         value = self._problem.graph.values[edge.value]
         return value.nbytes * float(local_fraction(np.stack([have, want]), mesh, value.shape).min())
+
+
+def _exchanges(change: Change) -> bool:
+    """Whether two dims of a tensor exchange axes."""
+    before, after = (np.array([layout], np.int8) for layout in (change.before, change.after))
+    return len(change.moved) > 1 and bool(exchanged(before, after).any())
 
 
 def unreduced_axes(layout: npt.NDArray[np.int8]) -> Axes:

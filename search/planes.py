@@ -7,7 +7,7 @@ one.
 """
 
 import numpy as np
-from scipy.optimize import linprog
+import scipy
 
 from autoshard.search.network import FloatArray
 
@@ -53,7 +53,7 @@ def _one_price(costs: FloatArray, slopes: FloatArray, box: float) -> tuple[float
 
 def _program(costs: FloatArray, excess: FloatArray, box: float) -> tuple[float, FloatArray]:
     n = excess.shape[1]
-    result = linprog(
+    result = scipy.optimize.linprog(
         c=[0.0] * n + [-1.0],
         A_ub=np.hstack([-excess, np.ones((len(costs), 1))]),
         b_ub=costs,
