@@ -19,6 +19,7 @@ from autoshard.choices import with_static_names
 from autoshard.chosen import chosen_keywords
 from autoshard.constraining import Chain, Chains, Constraints, run_constrained
 from autoshard.equations import Equation, Equations
+from autoshard.homes import homes_of
 from autoshard.jit_options import argument_options, bind_call, positional_parameters
 from autoshard.matching import absence, mismatch, require_match
 from autoshard.name_patterns import expand_name
@@ -144,7 +145,8 @@ def constraints_of(plan: Plan, equations: Equations) -> Constraints:
         elif chain:
             slots[equation.path] = chain[-1]
     padded = any(record.padding for record in records)
-    return Constraints(operands, results, slots, held_at_start=padded)
+    homes = homes_of(equations, operands, {**results, **{path: ((spec,),) for path, spec in slots.items()}})
+    return Constraints(operands, results, slots, held_at_start=padded, homes=homes)
 
 
 def _copies(records: Iterable[R], by_name: Mapping[str, Equation]) -> Iterator[tuple[R, Equation]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -47,12 +47,16 @@ class Constraints:
         slots: Spec of one value handed over, by "<path>:carry<i>" or "<path>:y<i>" of a loop, or
             "<path>:out<i>" of a cond.
         held_at_start: Whether what a loop carries is held where its body starts as well.
+        homes: Specs that operands have before their chains, None where there is no need to say. What comes
+            into a body from outside is held there before it is read through a chain: the partitioner else
+            gives the end of the chain to all who read the same value later.
     """
 
     operands: Mapping[str, Chains] = field(default_factory=dict)
     results: Mapping[str, Chains] = field(default_factory=dict)
     slots: Mapping[str, PartitionSpec] = field(default_factory=dict)
     held_at_start: bool = False
+    homes: Mapping[str, tuple[PartitionSpec | None, ...]] = field(default_factory=dict)
 
     def touched(self) -> frozenset[str]:
         """Paths of all equations at or below which something is constrained."""
@@ -102,6 +106,8 @@ class _Runner:
     touched: frozenset[str]
     constrain: Constrain
     freeing: Freeing | None
+    entering: frozenset[int] = frozenset()
+    """Identities of what the innermost body that is not inlined has got as arguments."""
 
     def body(
         self,
@@ -133,13 +139,16 @@ class _Runner:
     def operands(self, eqn: JaxprEqn, env: dict[Any, Any], copies: dict[Any, Any], path: str) -> list[Any]:
         """Read the operands, constrained where asked; equations that want the same copy share it."""
         chains = iter(self.constraints.operands.get(path, ()))
+        homes = iter(self.constraints.homes.get(path, ()))
         values = []
         for var in eqn.invars:
             if isinstance(var, Literal):
                 values.append(var.val)
                 continue
             value = env[var]
-            chain = next(chains, ())
+            chain, home = next(chains, ()), next(homes, None)
+            if home is not None and id(value) in self.entering:
+                value = env[var] = self.put(value, home)
             for length, spec in enumerate(chain, start=1):
                 key = (var, chain[:length])
                 if key not in copies:
@@ -217,7 +226,8 @@ class _Runner:
 
         def run(*arguments: Any) -> list[Any]:
             started = [*arguments[:start], *self.in_slots(arguments[start:], carried)]
-            results = self.body(closed.jaxpr, closed.consts, started, path)
+            inside = replace(self, entering=frozenset(map(id, arguments)))
+            results = inside.body(closed.jaxpr, closed.consts, started, path)
             return self.in_slots(results, slots)
 
         return jax.make_jaxpr(run)(*(_abstract(v.aval) for v in closed.jaxpr.invars))

@@ -36,7 +36,7 @@ from autoshard.plan_records import (
 from autoshard.plan_shardings import structure_text
 from autoshard.search.decisions import Decisions, OpDecision, spell_out
 from autoshard.search.fusing import fusions
-from autoshard.search.graph import Graph, OpKind
+from autoshard.search.graph import Graph, OpKind, Value
 from autoshard.search.ordering import Spec
 from autoshard.search.planner import Candidate, Outcome
 from autoshard.search.problem import Problem
@@ -218,18 +218,22 @@ def _is_loop_slot(decision: OpDecision) -> bool:
     return ":carry" in decision.op.path or ":y" in decision.op.path
 
 
-def _pinned_operands(decision: OpDecision, graph: Graph, mesh: TorusMesh) -> tuple[str | None, ...]:
+def _pinned_operands(decision: OpDecision, decisions: Decisions) -> tuple[str | None, ...]:
     """Specs of operands that are pinned for an op that is no einsum; empty when there are none.
 
     These are stored ones that are resharded: left to itself the partitioner would look a table up where it
-    lies and reduce the whole result. And those whose way takes several steps: it would gather them whole.
+    lies and reduce the whole result. Those whose way takes several steps: it would gather them whole. And
+    those that a loop carries in another layout: it would carry them in that of the op.
     """
     if decision.op.kind is OpKind.IDENTITY:
         return ()
+    graph, mesh = decisions.problem.graph, decisions.problem.mesh
     names = {movement.tensor for movement in decision.movements}
     values = [graph.values[value] for value in decision.op.operands]
     pinned = [
-        len(chain) > 1 or (value.stored_bytes > 0 and value.name in names)
+        len(chain) > 1
+        or (value.stored_bytes > 0 and value.name in names)
+        or (_is_carried(value, graph) and chain not in ((), (decisions.spec_of_value(value.index),)))
         for chain, value in zip(decision.operands, values, strict=True)
     ]
     if not any(pinned):
@@ -238,24 +242,29 @@ def _pinned_operands(decision: OpDecision, graph: Graph, mesh: TorusMesh) -> tup
     return tuple(_chain(chain, mesh) if is_pinned else None for chain, is_pinned in pairs)
 
 
+def _is_carried(value: Value, graph: Graph) -> bool:
+    """Whether a value is handed to the iterations of a loop."""
+    return value.producer >= 0 and graph.ops[value.producer].kind is OpKind.IDENTITY
+
+
 def _tensors(decisions: Decisions) -> tuple[TensorRecord, ...]:
     problem = decisions.problem
     return tuple(
-        _tensor(decision, pattern, problem.graph, problem.mesh)
+        _tensor(decision, pattern, decisions)
         for decision in decisions.ops
         if _is_tensor(decision)
         for pattern in _patterns(decision, problem.graph)
     )
 
 
-def _tensor(decision: OpDecision, pattern: str, graph: Graph, mesh: TorusMesh) -> TensorRecord:
-    op = decision.op
+def _tensor(decision: OpDecision, pattern: str, decisions: Decisions) -> TensorRecord:
+    op, mesh = decision.op, decisions.problem.mesh
     return TensorRecord(
         name=pattern,
         repeats=count_names(pattern),
         source=op.source,
         spec=_chain(decision.result, mesh),
-        operands=_pinned_operands(decision, graph, mesh),
+        operands=_pinned_operands(decision, decisions),
         trips=op.trips,
         collectives=_collectives(decision, pattern),
         hbm_seconds=decision.hbm_seconds,
