@@ -14,6 +14,7 @@ from autoshard.errors import CompileError
 from autoshard.judged import OK, Judged
 from autoshard.mesh_search import SearchResult
 from autoshard.option_refinement import OptionRefinement, with_first_options
+from autoshard.projection_refinement import ProjectionRefinement
 from autoshard.refining import (
     compile_candidates,
     host_memory_reason,
@@ -61,6 +62,7 @@ class Refinement:
             self._partition_new()
         if self._runs(ESTIMATED, refine in ("compile", "auto"), compiler_skip_reason(self.session.slice_)):
             self._compile()
+            ProjectionRefinement(self.session, self.candidates, self._compile_limit_seconds).run()
             self._search_compile_options()
         elif self.session.options.compile_options == "search":
             self.session.progress.note("compile options are not searched: tier 2 judges them")

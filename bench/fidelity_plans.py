@@ -7,6 +7,7 @@
   among the layouts that hold at most `_SLACKS` times as much on a chip as the leanest, or nothing would fit.
 * `hand`: layouts that people use, as texts that fix some tensors; the search fills in the rest.
 * `written hand`: the same with the rest left to the compiler (`bench.hand_annotations`).
+* `search, projections free`: of the search, some of it left to the compiler (`autoshard.free_projections`).
 
 Plans that need a little more memory than a chip has, and a little less, are drawn on purpose: they show
 whether a plan is called fitting that the compiler rejects.
@@ -27,6 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from autoshard.cost.layouts import local_fraction
+from autoshard.free_projections import with_free_projections
+from autoshard.plan import Plan
 from autoshard.planning import make_plan
 from autoshard.programs import Program
 from autoshard.refining import export_candidate
@@ -40,6 +43,7 @@ from bench.fidelity_hand import hand_plans
 from bench.hand_annotations import as_written
 
 WRITTEN = "written hand"
+FREED = "search, projections free"
 TOP_K = 8
 PARTLY_RANDOM = 6
 RANDOM = 6
@@ -138,9 +142,18 @@ def lean_problem(problem: Problem, slack: float, large_bytes: float) -> Problem:
 
 def export(study: Study, candidate: Candidate, origin: str = "") -> Program:
     """The program of a plan, as the compiler is given it."""
+    plan = plan_of(study, candidate)
+    if origin == WRITTEN:
+        plan = as_written(plan)
+    elif origin == FREED:
+        plan = with_free_projections(plan, study.traced.equations) or plan
+    return export_candidate(study.traced, plan, "tpu")
+
+
+def plan_of(study: Study, candidate: Candidate) -> Plan:
+    """A candidate as a plan, all of it said."""
     outcome = Outcome((candidate,), 0.0, "drawn")
-    plan = make_plan(study.traced, study.problem, candidate, outcome, function_name=study.case.name)
-    return export_candidate(study.traced, as_written(plan) if origin == WRITTEN else plan, "tpu")
+    return make_plan(study.traced, study.problem, candidate, outcome, function_name=study.case.name)
 
 
 def program_id(program: Program, slice_name: str) -> str:

@@ -6,7 +6,8 @@ Run from the repository's root: ``python -m bench.quality [--cases TEXT ...]``. 
 of all), and programs are compiled that neither this cache nor that of `bench.fidelity_compiled` knows; what
 is known is kept when it is interrupted. Without it nothing is compiled.
 
-For each case: the best of the first five plans of the search (what ``autoshard tune`` compiles), the first
+For each case: the best of the first five plans of the search (what ``autoshard tune`` compiles, that best one
+also with its projections left to the compiler), the first
 one alone (what it takes where there is no compiler), and the best rule of those that the compiler accepts,
 each at its best mesh, in two forms: *as written* by people, with what it leaves open left to the compiler,
 and *filled in* by our search, so that nothing but the rule itself is worse than ours. A ratio below 1 is a

@@ -16,7 +16,7 @@ from autoshard.units import format_seconds
 from bench.fidelity_cache import Answer, Cache
 from bench.fidelity_cases import Case, Study
 from bench.fidelity_compiled import compare
-from bench.fidelity_plans import WRITTEN
+from bench.fidelity_plans import FREED, WRITTEN
 from bench.fidelity_report import PROPOSED, Row
 from bench.quality_plans import SEARCH, SLOW, studies
 
@@ -54,6 +54,7 @@ class Contest:
     Attributes:
         case: Its name.
         ours: Plans of the search in the order of tier 0.
+        freed: The best of them with projections left to the compiler, where that was compiled.
         rules: Rules that the compiler accepted, filled in by the search.
         written: Rules that it accepted as people write them.
         slow: Rules that were not compiled: tier 0 finds them far slower than the best.
@@ -64,6 +65,7 @@ class Contest:
     ours: tuple[Entrant, ...]
     rules: tuple[Entrant, ...]
     written: tuple[Entrant, ...] = ()
+    freed: tuple[Entrant, ...] = ()
     slow: int = 0
     waiting: int = 0
 
@@ -75,7 +77,7 @@ class Contest:
     @property
     def best(self) -> Entrant:
         """The best plan that is compiled in a tuning run."""
-        return min(self.ours[:PROPOSED], key=_seconds)
+        return min((*self.ours[:PROPOSED], *self.freed), key=_seconds)
 
     @property
     def rule(self) -> Entrant:
@@ -101,7 +103,7 @@ class Contest:
 def contest(case: Case, cache: Cache) -> Contest | None:
     """The two sides of a case; None where the compiler has accepted nothing of one of them."""
     places = [study for study in studies(case) if study.name in cache.cases]
-    entrants = [entrant for study in places for entrant in _entrants(study, cache)]
+    entrants = [entrant for study in places for entrant in entrants_of(study, cache)]
     plans = [plan for study in places for plan in cache.of_case(study.name)]
     slow = sum(plan.origin == SLOW for plan in plans)
     waiting = sum(plan.origin != SLOW and plan.answer is None for plan in plans)
@@ -114,15 +116,17 @@ def sides(case: str, entrants: Sequence[Entrant], slow: int = 0, waiting: int = 
     A plan of ours that is also a rule's stands on both sides.
     """
     ours = [each for each in entrants if each.row.plan.origin == SEARCH and each.row.fits]
+    freed = tuple(each for each in entrants if each.row.plan.origin == FREED)
     written = [each for each in entrants if each.row.plan.origin == WRITTEN]
     rules = [each for each in entrants if each.row.plan.rule and each not in written]
     ours.sort(key=lambda each: each.row.predicted)
     if not ours or not rules:
         return None
-    return Contest(case, tuple(ours), tuple(rules), tuple(written), slow, waiting)
+    return Contest(case, tuple(ours), tuple(rules), tuple(written), freed, slow, waiting)
 
 
-def _entrants(study: Study, cache: Cache) -> list[Entrant]:
+def entrants_of(study: Study, cache: Cache) -> list[Entrant]:
+    """The plans of a case on one mesh that the compiler accepted."""
     report = compare(study, cache)
     return [Entrant(row, study.mesh) for row in report.rows if row.estimated is not None]
 

@@ -7,7 +7,7 @@ compile only the first plans of each kind, in the order of tier 0, and a later r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from bench.fidelity_rebuild import (
     libtpu_version,
     note,
 )
+from bench.quality_freed import add_freed, is_freed
 from bench.quality_plans import SEARCH, SLOW, contenders, studies
 
 FILE = Path(__file__).with_name("data") / "compiled_quality.jsonl.xz"
@@ -57,8 +58,9 @@ def rebuild(
     cache, libtpu = load(path), libtpu_version()
     try:
         for case in cases:
+            known = answers_by_id(load(fidelity_cache.FILE), cache)
             if fresh or case.name not in cache.cases:
-                make_plans(case, cache)
+                make_plans(case, cache, known)
                 save(cache, path)
             places = studies(case)
             chosen = {(plan.case, plan.codes) for plan in worth_compiling(places, cache, most)}
@@ -68,6 +70,9 @@ def rebuild(
 
             for study in places:
                 compile_missing(study, cache, Compiling(path, libtpu, workers, limit_seconds, wanted))
+            freed = add_freed(places, cache, known)
+            if freed is not None:
+                compile_missing(freed, cache, Compiling(path, libtpu, workers, limit_seconds, is_freed))
     finally:
         save(cache, path)
 
@@ -87,10 +92,9 @@ def worth_compiling(places: Sequence[Study], cache: Cache, most: int | None) -> 
     return [*ours[:most], *rules[:most], *written[:most]]
 
 
-def make_plans(case: Case, cache: Cache) -> None:
-    """Find both sides of a case; what the compiler has said of equal programs stays known."""
+def make_plans(case: Case, cache: Cache, known: Mapping[str, PlanLine]) -> None:
+    """Find both sides of a case; `known` is what the compiler has said, by the hash of program and slice."""
     note(f"{case.name}: making plans")
-    known = answers_by_id(load(fidelity_cache.FILE), cache)
     found = contenders(case)
     for study in studies(case):
         forget(study.name, cache)

@@ -14,7 +14,7 @@ from bench import fidelity_cache, mixtral, quality_plans, quality_rebuild
 from bench.fidelity_cache import PlanLine
 from bench.fidelity_cases import Case, Study, decode_case, prefill_case
 from bench.fidelity_hand import splits
-from bench.fidelity_plans import WRITTEN, Proposal, export
+from bench.fidelity_plans import FREED, WRITTEN, Proposal, export
 from bench.fidelity_rebuild import Compiling
 from bench.hand_annotations import as_written
 from bench.quality_cases import CASES
@@ -201,9 +201,10 @@ def test_answers_that_either_cache_has_are_not_asked_for_again(
     assert [(plan.origin, plan.answer is None) for plan in cache.plans.values()] == [
         (SEARCH, False),
         (SLOW, True),
+        (FREED, False),
     ]
     assert rebuild() == cache == rebuild(fresh=True)
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
 def _two(case: Case) -> list[Placed]:
