@@ -20,7 +20,13 @@ from autoshard.errors import SliceError, UnknownChipError
 from autoshard.explain_compiled import CompilerOption, MemoryOrder, compiler_options, memory_orders
 from autoshard.fusion_hints import FusionHint, fusion_hints
 from autoshard.plan import Plan
-from autoshard.plan_records import CollectiveRecord, EinsumRecord, PaddingRecord, TensorRecord
+from autoshard.plan_records import (
+    CollectiveRecord,
+    EinsumRecord,
+    PaddingRecord,
+    StoredPaddingRecord,
+    TensorRecord,
+)
 from autoshard.units import format_seconds
 from autoshard.verdict_records import CombinationRecord, Measurement, RunnerUp, Versions
 
@@ -132,6 +138,8 @@ class Explanation:
     combinations: tuple[CombinationRecord, ...]
     coverage: Coverage
     hints: tuple[FusionHint, ...]
+    stored_padding: StoredPaddingRecord | None
+    predicted_seconds: float
 
 
 def explain(plan: Plan) -> Explanation:
@@ -167,6 +175,8 @@ def explain(plan: Plan) -> Explanation:
         combinations=plan.combinations,
         coverage=plan.coverage,
         hints=fusion_hints(plan),
+        stored_padding=plan.stored_padding,
+        predicted_seconds=plan.predicted_seconds,
     )
 
 

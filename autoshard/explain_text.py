@@ -13,7 +13,7 @@ from autoshard.coverage_records import Coverage
 from autoshard.explain import Explanation, Memory, Operation, StepTime
 from autoshard.explain_compiled import option_lines, order_lines
 from autoshard.fusion_hints import hint_lines
-from autoshard.padding_text import padding_lines, padding_text
+from autoshard.padding_text import offer_lines, padding_lines, padding_text
 from autoshard.text_table import align
 from autoshard.units import format_bytes, format_percent, format_seconds, three_digits
 from autoshard.verdict_records import CombinationRecord, RunnerUp, Versions
@@ -47,6 +47,7 @@ def to_text(explanation: Explanation) -> str:
         _runners_up(explanation.runners_up),
         _coverage(explanation.coverage),
         hint_lines(explanation.hints),
+        offer_lines(explanation.stored_padding, explanation.predicted_seconds),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 

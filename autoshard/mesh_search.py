@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 import autoshard
 from autoshard.calibration.calibrated import numbers_label
 from autoshard.candidate_plans import distinct_candidates, judged_plans, plan_of
@@ -13,6 +15,7 @@ from autoshard.cost.torus import TorusMesh
 from autoshard.judged import Judged
 from autoshard.mesh_solving import Solved, allowed_meshes, require_possible_pins, solve_mesh, with_bound
 from autoshard.mesh_study import Tried, best_meshes, mesh_label
+from autoshard.padding_offers import stored_padding
 from autoshard.tune_options import Options
 from autoshard.tune_session import Session
 
@@ -47,7 +50,11 @@ def search_candidates(session: Session, headroom_bytes: float = 0.0) -> SearchRe
         return SearchResult(tuple(judged_plans(session, search.best)[:1]), interrupted=True)
     found = distinct_candidates(solved, session.options.top_k)
     plans = [plan_of(session, each.problem, candidate, each.outcome) for each, candidate in found]
-    return SearchResult(tuple(Judged(plan) for plan in plans))
+    try:
+        offer = stored_padding(session, min(solved, key=lambda each: each.seconds)) if solved else None
+    except KeyboardInterrupt:
+        return SearchResult(tuple(map(Judged, plans)), interrupted=True)
+    return SearchResult(tuple(Judged(msgspec.structs.replace(plan, stored_padding=offer)) for plan in plans))
 
 
 def search_meshes(session: Session, headroom_bytes: float = 0.0) -> list[Solved]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from autoshard.cost.torus import TorusMesh
 from autoshard.kept_shardings import marks
@@ -85,19 +86,24 @@ def require_solved(
     return Solved(problem, outcome)
 
 
-def pinned_problem(session: Session, mesh: TorusMesh) -> Problem:
+def pinned_problem(session: Session, mesh: TorusMesh, *, stored_padded: bool = False) -> Problem:
     """The decision problem of one mesh, kept to the session's pins and bans, and to kept shardings.
+
+    Args:
+        session: What to plan.
+        mesh: The mesh.
+        stored_padded: As if the model stored its arrays padded (`autoshard.padding_offers`).
 
     Raises:
         PinError: a pin or a ban matches nothing, or asks for what is not possible on this mesh.
     """
     graph, options = session.graph, session.options
-    padding = options.padding == "allow"
+    build = partial(build_problem, padding=options.padding == "allow", stored_padded=stored_padded)
     pins = resolve(options.pins, session.traced, graph, mesh, session.ordered_pins, options.forbid)
     if session.kept is None:
-        return pinned(build_problem(graph, mesh, padding=padding), pins)
+        return pinned(build(graph, mesh), pins)
     kept = session.kept.pins(graph)
-    return pinned(build_problem(graph, mesh, fold(graph, *marks(kept)), padding=padding), [*kept, *pins])
+    return pinned(build(graph, mesh, fold(graph, *marks(kept))), [*kept, *pins])
 
 
 def allowed_meshes(session: Session) -> tuple[TorusMesh, ...]:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from math import prod
 
 from autoshard.explain import Operation
-from autoshard.plan_records import PaddingRecord
+from autoshard.plan_records import PaddingRecord, StoredPaddingRecord
+from autoshard.units import format_percent, format_seconds
 
 
 def padding_text(padding: Sequence[PaddingRecord]) -> str:
@@ -30,6 +31,26 @@ def padding_lines(operations: Iterable[Operation]) -> list[str]:
         f"padded: {_growth(each)}, {_percent(each.padded / each.size)} more work, in {count} "
         f"operation{'s' if count > 1 else ''}"
         for each, count in counts.values()
+    ]
+
+
+def offer_lines(offer: StoredPaddingRecord | None, seconds: float) -> list[str]:
+    """Return the hint of arrays that should be stored padded, no line where there is none.
+
+    Args:
+        offer: What the plan says of them.
+        seconds: Predicted step time as they are.
+    """
+    if offer is None or offer.seconds >= seconds:
+        return []
+    arrays = ", ".join(
+        f"{path} ({', '.join(f'{each.dim} {_growth(each)}' for each in dims)})"
+        for path, dims in offer.arrays.items()
+    )
+    return [
+        f"hint: padded in the model, {arrays} could be split: predicted {format_seconds(offer.seconds)} a "
+        f"step instead of {format_seconds(seconds)} ({format_percent(1 - offer.seconds / seconds)} less), "
+        f"{offer.hbm_bytes_per_chip / 2**30:.3g} GiB per chip"
     ]
 
 

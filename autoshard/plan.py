@@ -23,6 +23,7 @@ from autoshard.plan_records import (
     FusionRecord,
     ResultRecord,
     SchemaRecord,
+    StoredPaddingRecord,
     TensorRecord,
     TogetherRecord,
 )
@@ -60,6 +61,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
         einsums: the einsums in program order, copies of one in an unrolled program as one record.
         tensors: the constrained values that are no einsum, likewise.
         fusions: groups of einsums that would be faster as one by the model.
+        stored_padding: arrays that the model should store padded; None where that gains nothing.
         predicted: what the analytical model says.
         estimated: what the real compiler says; None where it did not run.
         measured: what the devices say; None where they were not there.
@@ -89,6 +91,7 @@ class Plan(Record, frozen=True, kw_only=True, rename={"mesh_axes": "mesh"}):
     einsums: tuple[EinsumRecord, ...]
     tensors: tuple[TensorRecord, ...]
     fusions: tuple[FusionRecord, ...] = ()
+    stored_padding: StoredPaddingRecord | None = None
     predicted: Prediction
     estimated: Estimate | None = None
     measured: Measurement | None = None

@@ -35,6 +35,7 @@ _OPTIONAL = (
     "combinations",
     "together",
     "fusions",
+    "stored_padding",
 )
 """Fields that are left out where they are empty."""
 _FEWEST = 3

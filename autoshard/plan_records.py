@@ -20,11 +20,12 @@ class SchemaRecord(Record, frozen=True, kw_only=True):
     Version 2 has name patterns: entries that stand for several arrays or einsums. Version 1 is still read.
     Its revision 1 added the memory order of arrays and the parts of costs, revision 2 what the user forbade
     and the memory that the user allowed, revision 3 choices of the model, the einsums that could be one, the
-    dims that are padded, and with what a plan was made together.
+    dims that are padded, and with what a plan was made together, revision 4 the arguments that should be
+    stored padded.
     """
 
     version: int = 2
-    revision: int = 3
+    revision: int = 4
 
 
 class FunctionRecord(Record, frozen=True, kw_only=True):
@@ -160,6 +161,20 @@ class PaddingRecord(Record, frozen=True, kw_only=True):
     size: int
     padded: int
     axes: str
+
+
+class StoredPaddingRecord(Record, frozen=True, kw_only=True):
+    """Arrays that the model could store padded, and what that would gain (`autoshard.padding_offers`).
+
+    Attributes:
+        arrays: by path of the argument or result, the dims that chips would split and do not divide.
+        seconds: predicted time of a step then, padding included.
+        hbm_bytes_per_chip: predicted peak then.
+    """
+
+    arrays: dict[str, tuple[PaddingRecord, ...]]
+    seconds: float
+    hbm_bytes_per_chip: int
 
 
 class EinsumRecord(Record, frozen=True, kw_only=True):

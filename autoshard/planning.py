@@ -21,6 +21,7 @@ from autoshard.coverage import coverage_record
 from autoshard.memory_orders import written_order
 from autoshard.name_patterns import count_names, fold_names
 from autoshard.notation import einsum_layout
+from autoshard.padding_records import padding_records
 from autoshard.plan import Plan
 from autoshard.plan_records import (
     ArgumentRecord,
@@ -29,7 +30,6 @@ from autoshard.plan_records import (
     EinsumRecord,
     FunctionRecord,
     FusionRecord,
-    PaddingRecord,
     ResultRecord,
     TensorRecord,
 )
@@ -176,19 +176,7 @@ def _einsum(decision: OpDecision, pattern: str, mesh: TorusMesh) -> EinsumRecord
         ici_seconds=decision.ici_seconds,
         flops_per_chip=decision.flops_per_chip,
         cost=cost_record(decision.cost),
-        padding=_padding(decision, mesh),
-    )
-
-
-def _padding(decision: OpDecision, mesh: TorusMesh) -> tuple[PaddingRecord, ...]:
-    return tuple(
-        PaddingRecord(
-            dim=each.name,
-            size=each.size,
-            padded=each.padded,
-            axes=",".join(mesh.names[axis] for axis in each.axes),
-        )
-        for each in decision.padded
+        padding=padding_records(decision.padded, mesh),
     )
 
 
@@ -270,7 +258,7 @@ def _tensor(decision: OpDecision, pattern: str, decisions: Decisions) -> TensorR
         hbm_seconds=decision.hbm_seconds,
         ici_seconds=decision.ici_seconds,
         cost=cost_record(decision.cost),
-        padding=_padding(decision, mesh),
+        padding=padding_records(decision.padded, mesh),
     )
 
 

@@ -41,7 +41,12 @@ from autoshard.search.ties import tie_classes
 
 @collector_paused()
 def build_problem(
-    graph: Graph, mesh: TorusMesh, folding: Folding | None = None, *, padding: bool = False
+    graph: Graph,
+    mesh: TorusMesh,
+    folding: Folding | None = None,
+    *,
+    padding: bool = False,
+    stored_padded: bool = False,
 ) -> Problem:
     """Enumerate candidates and price them.
 
@@ -51,8 +56,11 @@ def build_problem(
         folding: Its copies, `fold(graph)` unless it is given (it does not depend on the mesh).
         padding: Whether what is neither an argument nor a result may be split over chips that do not divide
             it (`autoshard.cost.padding`).
+        stored_padded: Whether arguments and results may be, too, and all ops: as if the model had them in
+            padded sizes, which chips divide.
     """
-    builder = _Builder(graph, mesh, fold(graph) if folding is None else folding, padding)
+    folding = fold(graph) if folding is None else folding
+    builder = _Builder(graph, mesh, folding, padding or stored_padded, stored_padded)
     builder.add_values()
     builder.add_ops()
     builder.add_edges()
@@ -62,8 +70,11 @@ def build_problem(
 class _Builder:
     """Collects variables and edges; reshard matrices are cached by what they depend on."""
 
-    def __init__(self, graph: Graph, mesh: TorusMesh, folding: Folding, padding: bool) -> None:
+    def __init__(
+        self, graph: Graph, mesh: TorusMesh, folding: Folding, padding: bool, stored_padded: bool
+    ) -> None:
         self.graph, self.mesh, self.folding, self.padding = graph, mesh, folding, padding
+        self.stored_padded = stored_padded
         self.classes = tie_classes(graph)
         self.readers = graph.consumers
         self.kernels = kernels(graph)
@@ -117,7 +128,8 @@ class _Builder:
         subject = value if tied is None else tied.representative
         known = self.graph.values[subject]
         unreduced = known.partial and tied is None and value not in self.results
-        codes = self.domain(known.shape, unreduced, self.padding and value in self.passing)
+        padded = self.stored_padded or (self.padding and value in self.passing)
+        codes = self.domain(known.shape, unreduced, padded)
         number = self.variable(Variable(VariableKind.LAYOUT, subject, codes, None, 0))
         self._shared[home] = number
         return number
@@ -160,9 +172,10 @@ class _Builder:
                 self.op_variable[op.index] = self.op_variable[leader]
 
     def strategy_variable(self, op: Op, trips: int) -> int:
-        key = (op.factors, op.operand_dims, op.result_dims, op.linear, may_pad(op))
+        padded = self.stored_padded or (self.padding and may_pad(op))
+        key = (op.factors, op.operand_dims, op.result_dims, op.linear, padded)
         if key not in self._strategies:
-            self._strategies[key] = strategies(op, self.mesh, padded=self.padding)
+            self._strategies[key] = strategies(op, self.mesh, padded=padded)
         codes = self._strategies[key]
         cost = op_cost(op, codes, self.graph, self.mesh, self.kernels)
         return self.variable(Variable(VariableKind.STRATEGY, op.index, codes, cost, trips))
@@ -283,7 +296,7 @@ class _Builder:
 
     def offered(self, edge: Edge, cost: Floats) -> Floats:
         """The costs of an edge, infinite where the compiler would not do what padding is priced at."""
-        if not self.padding:
+        if not self.padding or self.stored_padded:
             return cost
         value = self.graph.values[edge.value]
         loop = self.graph.ops[edge.op if edge.op >= 0 else value.producer].loop

@@ -30,7 +30,7 @@ def strategies(op: Op, mesh: TorusMesh, *, padded: bool = False) -> Strategies:
 
     Left out are those that shard a factor Shardy says must stay whole, and those no `PartitionSpec` can
     express: a minor factor of a merged dim is shardable only under a fully sharded major one.  Those that do
-    not divide a factor evenly are left out, too, unless the op may be `padded` (`may_pad`): then a factor
+    not divide a factor evenly are left out, too, unless the op may be `padded`: then a factor
     that is merged with no other may be padded, to less than `PADDING_LIMIT` times the work in all.
     """
     options = [REPLICATED]
@@ -41,7 +41,7 @@ def strategies(op: Op, mesh: TorusMesh, *, padded: bool = False) -> Strategies:
     codes = np.array(list(itertools.product(*per_axis)), dtype=np.int8).reshape(-1, len(mesh.shape))
     shards = factor_shards(codes, len(op.factors), mesh)
     sizes = np.array([factor.size for factor in op.factors], dtype=np.int64)
-    legal = fits(shards, sizes, padded=padded and may_pad(op))
+    legal = fits(shards, sizes, padded=padded)
     merged = sorted({i for dims in _tensors(op) for dim in dims if len(dim) > 1 for i in dim})
     legal &= fits(shards[:, merged], sizes[merged], padded=False)
     for dims in _tensors(op):
