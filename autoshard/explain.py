@@ -18,6 +18,7 @@ from autoshard.cost_records import cost_of, cost_of_totals
 from autoshard.coverage_records import Coverage
 from autoshard.errors import SliceError, UnknownChipError
 from autoshard.explain_compiled import CompilerOption, MemoryOrder, compiler_options, memory_orders
+from autoshard.free_projections import free_einsums
 from autoshard.fusion_hints import FusionHint, fusion_hints
 from autoshard.plan import Plan
 from autoshard.plan_records import (
@@ -121,6 +122,7 @@ class Explanation:
     choices: dict[str, str | int | bool | None]
     hbm_limit_bytes: int | None
     padding: str | None
+    free_einsums: tuple[str, ...]
     created_by: str
     versions: Versions
     compiler_options: tuple[CompilerOption, ...]
@@ -158,6 +160,7 @@ def explain(plan: Plan) -> Explanation:
         choices=plan.choices,
         hbm_limit_bytes=plan.hbm_limit_bytes,
         padding=plan.padding,
+        free_einsums=free_einsums(plan),
         created_by=plan.created_by,
         versions=plan.versions,
         compiler_options=compiler_options(plan),

@@ -65,11 +65,16 @@ def _header(explanation: Explanation) -> list[str]:
         *padding_lines((*explanation.einsums, *explanation.tensors)),
         *_limit(explanation.hbm_limit_bytes),
         *([] if explanation.padding is None else [f"padding: {explanation.padding}"]),
+        *_free_einsums(explanation.free_einsums),
     ]
 
 
 def _limit(nbytes: int | None) -> list[str]:
     return [] if nbytes is None else [f"memory limit: {nbytes / 2**30:.6g} GiB per chip"]
+
+
+def _free_einsums(names: Sequence[str]) -> list[str]:
+    return [f"no constraints, sharded so by the partitioner itself: {', '.join(names)}"] if names else []
 
 
 def _versions(versions: Versions) -> str:

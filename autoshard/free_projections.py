@@ -10,12 +10,16 @@ step's one row does not fill the tiles (Llama-3-8B on v5e:2x4, 10.6 -> 11.0 ms).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from autoshard.equations import Equation, Equations
 from autoshard.name_patterns import expand_name
 from autoshard.plan import Plan
 from autoshard.plan_records import EinsumRecord
+
+if TYPE_CHECKING:  # explaining a plan needs no JAX
+    from autoshard.equations import Equation, Equations
 
 
 def with_free_projections(plan: Plan, equations: Equations) -> Plan | None:
@@ -31,6 +35,11 @@ def with_free_projections(plan: Plan, equations: Equations) -> Plan | None:
     projections = taken_apart(equations)
     einsums = tuple(_freed(einsum) if _is_free(einsum, projections) else einsum for einsum in plan.einsums)
     return None if einsums == plan.einsums else msgspec.structs.replace(plan, einsums=einsums)
+
+
+def free_einsums(plan: Plan) -> tuple[str, ...]:
+    """Return the names of the einsums that a plan leaves to the compiler, as they stand in the plan."""
+    return tuple(each.name for each in plan.einsums if each.result is None and not any(each.operands))
 
 
 def taken_apart(equations: Equations) -> frozenset[str]:

@@ -13,6 +13,8 @@ import pytest
 from autoshard import projection_refinement, refinement, refining
 from autoshard.compiled.worker import CompileResult
 from autoshard.errors import CompileError
+from autoshard.explain import explain
+from autoshard.explain_text import to_text
 from autoshard.free_projections import taken_apart, with_free_projections
 from autoshard.name_patterns import expand_name
 from autoshard.partitioner.prices import PropagatedCollective
@@ -100,6 +102,7 @@ def test_the_faster_program_is_the_plan(compiles: Callable[[float, float], list[
     assert free(result.plan) == {"wq"}
     assert result.plan.estimated_seconds == 1.0
     assert "projections left to the compiler: estimated 1.00 s, 2.00 s constrained\n" in said
+    assert "\nno constraints, sharded so by the partitioner itself: wq\n" in to_text(explain(result.plan))
 
 
 @pytest.mark.parametrize("then", [2.0, 1.999, 3.0, 0.0])
