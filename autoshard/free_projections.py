@@ -10,6 +10,7 @@ step's one row does not fill the tiles (Llama-3-8B on v5e:2x4, 10.6 -> 11.0 ms).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,19 +23,20 @@ if TYPE_CHECKING:  # explaining a plan needs no JAX
     from autoshard.equations import Equation, Equations
 
 
-def with_free_projections(plan: Plan, equations: Equations) -> Plan | None:
-    """Return the plan without constraints on projections into heads that move nothing.
+def freed_plans(plan: Plan, equations: Equations) -> tuple[Plan, ...]:
+    """Return the plan without constraints on projections into heads, and with those that move something.
 
     Args:
         plan: The plan.
         equations: Of its function.
 
     Returns:
-        The plan; None where it constrains no such projection.
+        Plans that differ from it and from each other, the one with fewer constraints first.
     """
     projections = taken_apart(equations)
-    einsums = tuple(_freed(einsum) if _is_free(einsum, projections) else einsum for einsum in plan.einsums)
-    return None if einsums == plan.einsums else msgspec.structs.replace(plan, einsums=einsums)
+    every = _freed(plan, lambda einsum: _are(einsum, projections))
+    unmoved = _freed(plan, lambda einsum: _are(einsum, projections) and not einsum.collectives)
+    return tuple(each for each in ((every,) if every == unmoved else (every, unmoved)) if each != plan)
 
 
 def free_einsums(plan: Plan) -> tuple[str, ...]:
@@ -65,10 +67,17 @@ def _takes_apart(equation: Equation, equations: Equations) -> bool:
     return after > before
 
 
-def _is_free(einsum: EinsumRecord, projections: frozenset[str]) -> bool:
-    """Whether all copies of an einsum are such projections, and nothing moves before or behind them."""
-    return not einsum.collectives and projections.issuperset(expand_name(einsum.name))
+def _are(einsum: EinsumRecord, projections: frozenset[str]) -> bool:
+    """Whether all copies of an einsum are projections."""
+    return projections.issuperset(expand_name(einsum.name))
 
 
-def _freed(einsum: EinsumRecord) -> EinsumRecord:
-    return msgspec.structs.replace(einsum, operands=(None,) * len(einsum.operands), result=None)
+def _freed(plan: Plan, is_free: Callable[[EinsumRecord], bool]) -> Plan:
+    """The plan without constraints on some einsums."""
+    einsums = tuple(
+        msgspec.structs.replace(einsum, operands=(None,) * len(einsum.operands), result=None)
+        if is_free(einsum)
+        else einsum
+        for einsum in plan.einsums
+    )
+    return msgspec.structs.replace(plan, einsums=einsums)

@@ -1,7 +1,7 @@
 """The candidate that tier 2 finds fastest, compiled once more with its projections left to the compiler.
 
-The other program (`autoshard.free_projections`) stands in the candidate's place where Shardy shards it alike
-and the compiler estimates it faster. An einsum that the user pinned stays pinned.
+The other program (`autoshard.free_projections`, the freest one that Shardy shards alike) stands in the
+candidate's place where the compiler estimates it faster. An einsum that the user pinned stays pinned.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from autoshard.errors import CompileError
-from autoshard.free_projections import with_free_projections
+from autoshard.free_projections import freed_plans
 from autoshard.judged import OK, Judged
 from autoshard.partitioner.check import PropagationCheck
 from autoshard.partitioner.worker import PropagationResult
@@ -51,26 +51,28 @@ class ProjectionRefinement:
             self._compile(best, freed)
 
     def _alike(self, candidate: Judged) -> Judged | None:
-        """The candidate with free projections; None where there are none, or Shardy shards it otherwise."""
+        """The candidate with as many free projections as Shardy shards alike; None where that is none."""
         traced = candidate.traced or self.session.traced
-        plan = with_free_projections(candidate.plan, traced.equations)
-        if plan is None or candidate.propagated is None:
-            return None
-        plan = msgspec.structs.replace(plan, estimated=None)
-        found: list[Judged] = []
+        variants = [
+            replace(
+                candidate, plan=msgspec.structs.replace(plan, estimated=None), program=None, compiled=None
+            )
+            for plan in freed_plans(candidate.plan, traced.equations)
+        ]
+        found: dict[int, Judged] = {}
         try:
             partition_candidates(
                 self.session.traced,
-                [replace(candidate, plan=plan, program=None, propagated=None, compiled=None)],
+                variants,
                 self.session.slice_,
                 platform="tpu",
-                workers=1,
-                on_result=lambda _, judged: found.append(judged),
+                workers=self.session.options.workers,
+                on_result=found.__setitem__,
             )
-        except CompileError:  # the candidate itself was exported: this one is worth no more words
+        except CompileError:  # the candidate itself was exported: these are worth no more words
             return None
-        check = found[0].propagated
-        return found[0] if check is not None and moves_alike(check, candidate.propagated) else None
+        known = candidate.propagated
+        return next((found[i] for i in sorted(found) if moves_alike(found[i].propagated, known)), None)
 
     def _compile(self, best: int, freed: Judged) -> None:
         progress, before = self.session.progress, self.candidates[best]
@@ -99,10 +101,11 @@ class ProjectionRefinement:
         )
 
 
-def moves_alike(one: PropagationCheck, other: PropagationCheck) -> bool:
+def moves_alike(one: PropagationCheck | None, other: PropagationCheck | None) -> bool:
     """Whether Shardy has an answer on two programs, and it is the same collectives, whatever they serve."""
-    answered = one.result.status == OK and other.result.status == OK
-    return answered and _moves(one.result) == _moves(other.result)
+    if one is None or other is None or one.result.status != OK or other.result.status != OK:
+        return False
+    return _moves(one.result) == _moves(other.result)
 
 
 def _moves(result: PropagationResult) -> Counter[Hashable]:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoshard.cost.layouts import local_fraction
-from autoshard.free_projections import with_free_projections
+from autoshard.free_projections import freed_plans
 from autoshard.plan import Plan
 from autoshard.planning import make_plan
 from autoshard.programs import Program
@@ -43,7 +43,8 @@ from bench.fidelity_hand import hand_plans
 from bench.hand_annotations import as_written
 
 WRITTEN = "written hand"
-FREED = "search, projections free"
+FREED = ("search, projections free", "search, unmoved projections free")
+"""In the order of `autoshard.free_projections.freed_plans`."""
 TOP_K = 8
 PARTLY_RANDOM = 6
 RANDOM = 6
@@ -145,8 +146,8 @@ def export(study: Study, candidate: Candidate, origin: str = "") -> Program:
     plan = plan_of(study, candidate)
     if origin == WRITTEN:
         plan = as_written(plan)
-    elif origin == FREED:
-        plan = with_free_projections(plan, study.traced.equations) or plan
+    elif origin in FREED:
+        plan = freed_plans(plan, study.traced.equations)[FREED.index(origin)]
     return export_candidate(study.traced, plan, "tpu")
 
 

@@ -116,7 +116,7 @@ def sides(case: str, entrants: Sequence[Entrant], slow: int = 0, waiting: int = 
     A plan of ours that is also a rule's stands on both sides.
     """
     ours = [each for each in entrants if each.row.plan.origin == SEARCH and each.row.fits]
-    freed = tuple(each for each in entrants if each.row.plan.origin == FREED)
+    freed = tuple(each for each in entrants if each.row.plan.origin in FREED)
     written = [each for each in entrants if each.row.plan.origin == WRITTEN]
     rules = [each for each in entrants if each.row.plan.rule and each not in written]
     ours.sort(key=lambda each: each.row.predicted)

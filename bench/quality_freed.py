@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from autoshard.free_projections import with_free_projections
+from autoshard.free_projections import freed_plans
 from autoshard.partitioner.check import check_candidates
 from autoshard.projection_refinement import moves_alike
 from autoshard.refining import export_candidate
@@ -44,16 +44,16 @@ def add_freed(places: Sequence[Study], cache: Cache, known: Mapping[str, PlanLin
     study = places[place]
     candidate = price_plan(study.problem, study.memory, cache.labels(line)).candidate
     plan = plan_of(study, candidate)
-    freed = with_free_projections(plan, study.traced.equations)
-    if freed is None:
+    plans = [plan, *freed_plans(plan, study.traced.equations)]
+    programs = [export_candidate(study.traced, each, "tpu") for each in plans]
+    check, *others = check_candidates(plans, programs, study.case.slice_name)
+    alike = [origin for origin, other in zip(FREED, others, strict=False) if moves_alike(check, other)]
+    if not alike:
         return None
-    programs = [export_candidate(study.traced, each, "tpu") for each in (plan, freed)]
-    if not moves_alike(*check_candidates([plan, freed], programs, study.case.slice_name)):
-        return None
-    add_plans(study, cache, [Proposal(FREED, candidate)], known)
+    add_plans(study, cache, [Proposal(alike[0], candidate)], known)
     return study
 
 
 def is_freed(plan: PlanLine) -> bool:
     """Whether a plan is such a one."""
-    return plan.origin == FREED
+    return plan.origin in FREED

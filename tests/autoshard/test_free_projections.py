@@ -15,10 +15,11 @@ from autoshard.compiled.worker import CompileResult
 from autoshard.errors import CompileError
 from autoshard.explain import explain
 from autoshard.explain_text import to_text
-from autoshard.free_projections import taken_apart, with_free_projections
+from autoshard.free_projections import freed_plans, taken_apart
 from autoshard.name_patterns import expand_name
 from autoshard.partitioner.prices import PropagatedCollective
 from autoshard.plan import Plan
+from autoshard.plan_records import CollectiveRecord
 from autoshard.programs import Program
 from autoshard.progress import Progress
 from autoshard.targets import Target
@@ -86,13 +87,27 @@ def test_what_is_taken_apart_at_once() -> None:
 def test_the_rest_of_the_plan_stays(compiles: Callable[[float, float], list[Program]]) -> None:
     compiles(1.0, 2.0)
     plan = tuned()[0].plan
-    freed = with_free_projections(plan, trace(attention, ARGUMENTS).equations)
-    assert freed is not None
+    freed, *less = freed_plans(plan, trace(attention, ARGUMENTS).equations)
     assert free(freed) == {"wq"}
+    assert not less
     others = [(a, b) for a, b in zip(plan.einsums, freed.einsums, strict=True) if a.name != "wq"]
     assert all(a == b for a, b in others)
     assert freed.tensors == plan.tensors
-    assert with_free_projections(freed, trace(attention, ARGUMENTS).equations) is None
+    assert freed_plans(freed, trace(attention, ARGUMENTS).equations) == ()
+
+
+def test_projections_that_move_something_are_freed_in_the_first_variant_alone(
+    compiles: Callable[[float, float], list[Program]],
+) -> None:
+    compiles(1.0, 2.0)
+    plan = tuned()[0].plan
+    gather = CollectiveRecord(kind="all-gather", axes="x", bytes_per_chip=1, seconds=1.0, tensor="params/wq")
+    einsums = tuple(
+        msgspec.structs.replace(each, collectives=(gather,)) if each.name == "wq" else each
+        for each in plan.einsums
+    )
+    moving = msgspec.structs.replace(plan, einsums=einsums)
+    assert [free(each) for each in freed_plans(moving, trace(attention, ARGUMENTS).equations)] == [{"wq"}]
 
 
 def test_the_faster_program_is_the_plan(compiles: Callable[[float, float], list[Program]]) -> None:
